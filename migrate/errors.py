@@ -1,0 +1,214 @@
+"""Every error this package raises on purpose.
+
+PacsMigrateError
+├── UsageError                 2   ConfigError · IdentityMismatch
+├── ManifestError             10   NoManifest 10 · ManifestLocked 11 · ManifestTooNew 12 · LawBroken
+├── SourceError               20
+│   ├── SourceUnreachable          scope run, retryable: nobody answers, or associations are rejected for now
+│   ├── SourceRefused              scope run: rejected for good (AE title unknown ...)
+│   ├── MoveDestinationUnknown     scope run: A801
+│   ├── NothingSent                scope run: "Success", three times, and nothing has ever come
+│   └── QueryRefused · QueryFailed · SourceIncomplete · SourceStalled · MoveFailed · VanishedAtSource   scope study
+├── DestinationError          21
+│   ├── DestinationUnreachable     scope run, retryable
+│   ├── DestinationRefused         scope run: credentials, bucket, rights
+│   └── PutFailed · ObjectMissing · ObjectDiffers · KeyTaken     scope instance
+├── LocalError                22   DiskFull · DiskFailing · PortInUse (scope run) · StagedFileLost (scope instance)
+└── Interrupted              130
+
+A class says whether trying again can help (`retryable`), how far the trouble reaches (`scope`), how the process ends if
+it ends by it (`exit_code`), and what a person can do (`hint`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+Scope = Literal["instance", "study", "run"]
+
+
+class PacsMigrateError(Exception):
+    """One sentence that says what happened; `hint` says what to do about it."""
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "run"
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = self.default_hint if hint is None else hint
+
+    @property
+    def name(self) -> str:
+        """The class's name: what the manifest and the reports call this error."""
+        return type(self).__name__
+
+
+class UsageError(PacsMigrateError):
+    """The command line or the configuration cannot be followed."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """migrate.toml has mistakes; `mistakes` lists all of them, a line each."""
+
+    def __init__(self, message: str, mistakes: tuple[str, ...] = (), *, hint: str | None = None) -> None:
+        super().__init__("\n  ".join((message, *mistakes)), hint=hint)
+        self.mistakes = mistakes
+
+
+class IdentityMismatch(UsageError):
+    """The manifest belongs to another PACS or another destination."""
+
+    default_hint = "Use the manifest that belongs to this PACS and bucket, or name a new file under [migration] manifest."
+
+
+class ManifestError(PacsMigrateError):
+    exit_code = 10
+
+
+class NoManifest(ManifestError):
+    default_hint = "Run `pacs-migrate enumerate` or `pacs-migrate run` first, or name the right file with --config."
+
+
+class ManifestLocked(ManifestError):
+    exit_code = 11
+    default_hint = "Wait for the other process, or stop it with SIGTERM; `status` and `report` work meanwhile."
+
+
+class ManifestTooNew(ManifestError):
+    exit_code = 12
+    default_hint = "Install the version of pacs-migrate that wrote it, or a newer one. Nothing was changed."
+
+
+class LawBroken(ManifestError):
+    """The schema refused a step that its law forbids: a defect of ours, never of the data."""
+
+    exit_code = 10
+    default_hint = "Nothing was written. Please report this with the sentence above."
+
+
+class SourceError(PacsMigrateError):
+    exit_code = 20
+    scope = "study"
+    retryable = True
+
+
+class SourceUnreachable(SourceError):
+    scope = "run"
+    default_hint = "Check that the PACS is up, and host, port and firewall under [source]."
+
+
+class SourceRefused(SourceError):
+    scope = "run"
+    retryable = False
+    default_hint = "Ask the PACS administrator to register our AE title (under [receiver]) and our address."
+
+
+class MoveDestinationUnknown(SourceRefused):
+    default_hint = (
+        "Ask the PACS administrator to register our AE title, address and port (under [receiver]) as a C-MOVE destination."
+    )
+
+
+class NothingSent(SourceRefused):
+    default_hint = (
+        "The PACS says Success and sends nothing. Ask its administrator which address and port it has for our AE title, "
+        "and whether a firewall lets the PACS connect to us."
+    )
+
+
+class QueryRefused(SourceError):
+    """The PACS refused a question (A700, A900, Cxxx): a narrower one may be answered."""
+
+    default_hint = "The question is asked again in smaller pieces."
+
+
+class QueryFailed(SourceError):
+    """An answer broke off or could not be decoded: it counts as no answer at all."""
+
+    default_hint = "The question is asked again."
+
+
+class SourceIncomplete(SourceError):
+    default_hint = "The PACS lists images that it does not send. Look at its log for this study, then `pacs-migrate retry`."
+
+
+class SourceStalled(SourceError):
+    default_hint = "Nothing came for `stall_s`, or an attempt took longer than `attempt_s`; raise them for a slow PACS."
+
+
+class MoveFailed(SourceError):
+    default_hint = "Look at the PACS's log for this study, then `pacs-migrate retry`."
+
+
+class VanishedAtSource(SourceError):
+    default_hint = "The PACS no longer shows it. Ask its administrator, then `retry`, or `accept` it."
+
+
+class DestinationError(PacsMigrateError):
+    exit_code = 21
+    scope = "instance"
+    retryable = True
+
+
+class DestinationUnreachable(DestinationError):
+    scope = "run"
+    default_hint = "Check network, endpoint_url and region under [destination]."
+
+
+class DestinationRefused(DestinationError):
+    scope = "run"
+    retryable = False
+    default_hint = "Check credentials, bucket name, owner and rights (PutObject, GetObject, ListBucket)."
+
+
+class PutFailed(DestinationError):
+    default_hint = "The store refused or lost this object; it is put again."
+
+
+class ObjectMissing(DestinationError):
+    default_hint = "`run` fetches it from the PACS and puts it again."
+
+
+class ObjectDiffers(DestinationError):
+    """Other bytes than ours stand under the key; nothing was overwritten."""
+
+    default_hint = "`run` puts a sound copy beside it; then look at the foreign object and `accept` the study."
+
+
+class KeyTaken(ObjectDiffers):
+    """A create-only put found other bytes under its key."""
+
+
+class LocalError(PacsMigrateError):
+    exit_code = 22
+    scope = "run"
+
+
+class DiskFull(LocalError):
+    retryable = True
+    default_hint = "Free space on the disk under [migration] staging (or the manifest's), then run again."
+
+
+class DiskFailing(LocalError):
+    default_hint = "The disk reported an error. Check it before you go on; nothing that was promised is lost."
+
+
+class PortInUse(LocalError):
+    default_hint = "Another program listens on [receiver] port. Stop it or choose another port (and tell the PACS)."
+
+
+class StagedFileLost(LocalError):
+    """A staged file is gone or its bytes changed: the PACS is asked again."""
+
+    scope = "instance"
+    retryable = True
+    default_hint = "The instance is fetched again. If this repeats, check the staging disk."
+
+
+class Interrupted(PacsMigrateError):
+    exit_code = 130
+    default_hint = "Run the same command again to go on."

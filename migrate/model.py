@@ -1,0 +1,335 @@
+"""The words of the house: references, states, proofs, and the facts (outcomes) that workers hand to the manifest.
+
+Standard library only. Everything is frozen and picklable, so that a worker may live in another process or host.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
+
+
+def is_uid(text: str) -> bool:
+    """True for 1 to 64 characters of digits and single dots (PS3.5 9.1, leading zeros forgiven: old archives have them)."""
+    return len(text) <= 64 and _UID.match(text) is not None
+
+
+def _require_uid(*texts: str) -> None:
+    for text in texts:
+        if not is_uid(text):
+            raise ValueError(f"not a UID: {text!a}")
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRef:
+    study: str
+
+    def __post_init__(self) -> None:
+        _require_uid(self.study)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRef:
+    study: str
+    series: str
+
+    def __post_init__(self) -> None:
+        _require_uid(self.study, self.series)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class InstanceRef:
+    """An instance's identity is the triple: after a bad merge one SOP Instance UID can stand under two studies."""
+
+    study: str
+    series: str
+    sop: str
+
+    def __post_init__(self) -> None:
+        _require_uid(self.study, self.series, self.sop)
+
+
+class StudyState(IntEnum):
+    FOUND = 0
+    PLANNED = 1
+    RETRIEVED = 2
+    MIGRATED = 3
+    EXCLUDED = 4
+    PARKED = 5
+    ACCEPTED = 6
+
+
+class InstanceState(IntEnum):
+    EXPECTED = 0
+    STAGED = 1
+    STORED = 2
+    VERIFIED = 3
+
+
+class WindowState(IntEnum):
+    PLANNED = 0
+    ANSWERED = 1
+    FAILED = 2
+
+
+class Proof(IntEnum):
+    """How an instance's presence at the destination is known; a higher one proves more."""
+
+    ACKNOWLEDGED = 1
+    LISTED = 2
+    ATTESTED = 3  # the store reported the checksum of what it holds, read after the upload
+    READ_BACK = 4  # fetched and hashed again
+
+
+_S, _I = StudyState, InstanceState
+STUDY_TRANSITIONS: frozenset[tuple[StudyState, StudyState]] = frozenset(
+    {
+        (_S.FOUND, _S.PLANNED),
+        (_S.FOUND, _S.EXCLUDED),
+        (_S.FOUND, _S.PARKED),
+        (_S.PLANNED, _S.RETRIEVED),
+        (_S.PLANNED, _S.PARKED),
+        (_S.PLANNED, _S.FOUND),  # a later sweep saw it change: it is planned anew
+        (_S.RETRIEVED, _S.MIGRATED),
+        (_S.RETRIEVED, _S.PARKED),
+        (_S.RETRIEVED, _S.PLANNED),  # heal: an instance fell back to expected
+        (_S.RETRIEVED, _S.FOUND),
+        (_S.MIGRATED, _S.PLANNED),  # heal: an object was lost at the destination
+        (_S.MIGRATED, _S.FOUND),
+        (_S.MIGRATED, _S.RETRIEVED),  # something unlisted came late and is to be proven, too
+        (_S.PARKED, _S.FOUND),
+        (_S.PARKED, _S.ACCEPTED),
+        (_S.ACCEPTED, _S.FOUND),  # something new that the acceptance does not cover
+        (_S.EXCLUDED, _S.FOUND),
+    }
+)
+INSTANCE_TRANSITIONS: frozenset[tuple[InstanceState, InstanceState]] = frozenset(
+    {
+        (_I.EXPECTED, _I.STAGED),
+        (_I.STAGED, _I.STORED),
+        (_I.STORED, _I.VERIFIED),
+        (_I.STAGED, _I.EXPECTED),  # staged file lost or corrupt
+        (_I.STORED, _I.STAGED),  # the destination lost or spoilt it and the staged file is still here
+        (_I.STORED, _I.EXPECTED),
+        (_I.VERIFIED, _I.EXPECTED),  # a later audit found it lost or spoilt
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fixity:
+    """What is known of a Part 10 file since its receipt; the data-set hash covers only the bytes that the PACS sent."""
+
+    size_bytes: int
+    file_sha256: bytes
+    dataset_sha256: bytes
+    crc64nvme: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a destination said of an object it stored; checksums only as the store itself reported them."""
+
+    key: str
+    version: str | None = None
+    etag: str | None = None
+    checksum: str | None = None
+
+
+def object_key(ref: InstanceRef, prefix: str = "", *, beside: bytes | None = None) -> str:
+    """The object's key; `beside` (a data-set SHA-256) names a second content under the same three UIDs."""
+    suffix = f"~{beside.hex()[:12]}" if beside else ""
+    return f"{prefix}studies/{ref.study}/series/{ref.series}/instances/{ref.sop}{suffix}.dcm"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One data set that came whole: closed, hashed and scanned, not yet synced.
+
+    `ref` is None where the data set could not be walked or its UIDs are not the command's; `quarantine` says why.
+    `notes` are the scanner's deviations (ordinary in old archives). `pixel_sha256` covers everything from PixelData on.
+    """
+
+    path: Path
+    ref: InstanceRef | None
+    fixity: Fixity
+    sop_class: str
+    transfer_syntax: str
+    notes: tuple[str, ...] = ()
+    quarantine: str | None = None
+    claimed: tuple[str, str, str] = ("", "", "")  # study, series, SOP UIDs as said, unchecked: for the report's detail only
+    pixel_sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of `check`: `level` is ok, warn or fail; `part` says which exit code a failure means."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    detail: str
+    hint: str = ""
+    part: Literal["config", "source", "destination", "local"] = "config"
+
+
+# ---- facts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A question to the PACS by StudyDate (YYYYMMDD, both ends included); axis `all` asks without a date key."""
+
+    lo: str | None
+    hi: str | None
+    axis: Literal["date", "all"] = "date"
+
+    def __str__(self) -> str:
+        return "without a date key" if self.axis == "all" else f"{self.lo or ''}-{self.hi or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFound:
+    """A STUDY row. `claimed_instances` is the PACS's own number, a claim; None where it gives none."""
+
+    study: StudyRef
+    date: str | None = None
+    modalities: tuple[str, ...] = ()
+    claimed_instances: int | None = None
+    window_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAnswered:
+    window_id: int
+    rows: int
+    studies: int
+    outside: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFailed:
+    window_id: int
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesPlan:
+    series: str
+    modality: str
+    sops: tuple[str, ...]
+    claimed_instances: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlanned:
+    """All IMAGE rows of a study, from answers that ended with Success."""
+
+    study: StudyRef
+    series: tuple[SeriesPlan, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStaged:
+    """The file is durable under its final name: synced, renamed, folder synced."""
+
+    received: Received
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveEnded:
+    """One attempt at a study ended; the manifest compares UID sets. `status` is the last C-MOVE status (PS3.4 C.4.2)."""
+
+    study: StudyRef
+    status: int | None = None
+    error: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An instance (or one of its copies) on its way to or at the destination."""
+
+    ref: InstanceRef
+    fixity: Fixity
+    beside: bool = False  # lies under its ~ name
+    copy: bool = False  # a row of `copy`: a further content under the same three UIDs
+    receipt: Receipt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStored:
+    item: Item
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceVerified:
+    item: Item
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class StagedLost:
+    """The staged file is gone or its bytes changed: the instance is expected again."""
+
+    item: Item
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationLost:
+    """The object is missing at the destination, or (`differs`) other bytes stand under its key."""
+
+    item: Item
+    differs: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt at a study's work failed in `stage`; counts against its attempts unless the scope is `run`."""
+
+    study: StudyRef
+    stage: str
+    error: str
+    detail: str
+    retryable: bool = True
+
+
+Outcome = (
+    StudyFound
+    | WindowAnswered
+    | WindowFailed
+    | StudyPlanned
+    | InstanceStaged
+    | RetrieveEnded
+    | InstanceStored
+    | InstanceVerified
+    | StagedLost
+    | DestinationLost
+    | Failed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    attempts: int = 5
+    first_wait_s: float = 30.0
+    max_wait_s: float = 3600.0
+    unreachable_s: float = 7200.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is still missing of a study: the whole of it, or instances by series (None: the whole series)."""
+
+    whole: bool = True
+    series: dict[str, tuple[str, ...] | None] = field(default_factory=dict)

@@ -1,0 +1,203 @@
+"""The staging folder: received files on a local disk until their proof is committed.
+
+`in/` holds files that are still being written or not yet durable (`*.part`), `ready/XX/` the durable ones, `quarantine/`
+what cannot be walked. Names are made of hashes, never of what a peer said. What a crash leaves in `in/` was never
+promised to anyone and is swept at the next start.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import threading
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from awscrt.checksums import crc64nvme
+
+from migrate.errors import DiskFailing, DiskFull, LocalError
+from migrate.model import Fixity, InstanceRef
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def local_error(error: OSError, doing: str) -> LocalError:
+    """The error of ours that says what an OSError on our own disk means."""
+    if error.errno in _FULL:
+        return DiskFull(f"The disk is full while {doing}.")
+    return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames in `path` durable; a no-op where folders cannot be opened (Windows syncs them itself)."""
+    if os.name == "nt":
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Incoming:
+    """A Part 10 file being written: hashes roll along, the bytes are never held.
+
+    `header` is the preamble and file meta; everything after it is the data set. Raises OSError as the disk does.
+    """
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        self._dataset = hashlib.sha256()
+        self._file = hashlib.sha256(header)
+        self._crc = crc64nvme(header)
+        self.size_bytes = len(header)
+        self.header_bytes = len(header)
+        try:
+            os.write(self._fd, header)
+        except OSError:
+            self.discard()
+            raise
+
+    def write(self, fragment: memoryview) -> None:
+        """Append a fragment of the data set."""
+        self._dataset.update(fragment)
+        self._file.update(fragment)
+        self._crc = crc64nvme(fragment, self._crc)
+        self.size_bytes += len(fragment)
+        while fragment:
+            fragment = fragment[os.write(self._fd, fragment) :]
+
+    def close(self) -> Fixity:
+        """Close the file (not yet durable) and return what is known of it."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+        return Fixity(self.size_bytes, self._file.digest(), self._dataset.digest(), self._crc)
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self.path.unlink(missing_ok=True)
+
+
+class Staging:
+    """The folder, its budget and its order of steps: fsync(file), rename, fsync(folder)."""
+
+    def __init__(self, root: Path, *, max_bytes: int | None = None, reserve_bytes: int = 1 << 30) -> None:
+        self.root = root
+        self.incoming, self.ready, self.quarantine = root / "in", root / "ready", root / "quarantine"
+        for folder in (root, self.incoming, self.ready, self.quarantine):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._reserve = reserve_bytes
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._held_bytes = 0
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="sync")
+        free = shutil.disk_usage(root).free
+        self._reserve = min(reserve_bytes, free // 10)
+        self.max_bytes = min(max_bytes or free - self._reserve, max(free - self._reserve, 0))
+
+    # -- writing
+    def create(self, header: bytes) -> Incoming:
+        """A new file for one data set; `header` is written first. Raises OSError."""
+        name = f"{os.getpid():x}-{next(self._numbers):x}.part"
+        return Incoming(self.incoming / name, header)
+
+    def has_room(self) -> bool:
+        """False when the disk is down to the reserve: refuse what comes (A700)."""
+        return shutil.disk_usage(self.root).free > self._reserve
+
+    def above_high_water(self) -> bool:
+        """True when so much lies here that nothing more should be asked for."""
+        return self.held_bytes >= self.max_bytes * 3 // 4
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held_bytes
+
+    def path_of(self, ref: InstanceRef, dataset_sha256: bytes) -> Path:
+        """Where the durable file of these UIDs and bytes lies."""
+        name = hashlib.sha256(f"{ref.study}/{ref.series}/{ref.sop}".encode()).hexdigest()[:32]
+        return self.ready / name[:2] / f"{name}-{dataset_sha256.hex()[:24]}.dcm"
+
+    def settle(self, files: Iterable[tuple[Path, Path, int]]) -> None:
+        """Make files durable under their final names: (part, final, size_bytes) each.
+
+        All files are synced, then renamed, then every folder concerned is synced once. Raises LocalError.
+        """
+        batch = list(files)
+        try:
+            list(self._pool.map(self._sync_file, [part for part, _, _ in batch]))
+            folders: set[Path] = set()
+            for part, final, _ in batch:
+                if not final.parent.is_dir():
+                    final.parent.mkdir(mode=0o700, exist_ok=True)
+                    folders.add(final.parent.parent)
+                os.replace(part, final)
+                folders.add(final.parent)
+            for folder in folders:
+                sync_folder(folder)
+        except OSError as error:
+            raise local_error(error, "writing a received file into staging") from error
+        with self._lock:
+            self._held_bytes += sum(size for _, _, size in batch)
+
+    @staticmethod
+    def _sync_file(path: Path) -> None:
+        fd = os.open(path, os.O_RDWR)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    # -- leaving
+    def release(self, path: Path, size_bytes: int) -> None:
+        """Remove a file whose proof is committed."""
+        try:
+            path.unlink()
+        except FileNotFoundError:
+            return
+        with self._lock:
+            self._held_bytes -= size_bytes
+
+    def sweep(self, needed: Collection[Path]) -> int:
+        """At start: remove what was never promised, count what is kept. Returns the number of files removed."""
+        removed = kept = 0
+        for path in self.incoming.iterdir():
+            path.unlink()
+            removed += 1
+        for path in self.ready.glob("*/*"):
+            if path in needed:
+                kept += path.stat().st_size
+            else:
+                path.unlink()
+                removed += 1
+        self._held_bytes = kept
+        return removed
+
+    def tidy(self) -> None:
+        """Remove empty folders, so that a finished migration leaves nothing but the quarantine."""
+        for folder in (*self.ready.glob("*"), self.ready, self.incoming):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False)
+
+
+def hash_file(path: Path) -> tuple[int, bytes]:
+    """(size in bytes, SHA-256) of a file as it lies on the disk now. Raises OSError."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb", buffering=0) as file:
+        buffer = memoryview(bytearray(1 << 20))
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            size += count
+    return size, digest.digest()
