@@ -152,7 +152,8 @@ class Received:
     """One data set that came whole: closed, hashed and scanned, not yet synced.
 
     `ref` is None where the data set could not be walked or its UIDs are not the command's; `quarantine` says why.
-    `notes` are the scanner's deviations (ordinary in old archives). `pixel_sha256` covers everything from PixelData on.
+    `notes` are the scanner's deviations (ordinary in old archives). `pixel_crc64` covers everything from PixelData on, so
+    that a header rewritten by the PACS can be told from other pixels.
     """
 
     path: Path
@@ -163,7 +164,7 @@ class Received:
     notes: tuple[str, ...] = ()
     quarantine: str | None = None
     claimed: tuple[str, str, str] = ("", "", "")  # study, series, SOP UIDs as said, unchecked: for the report's detail only
-    pixel_sha256: bytes | None = None
+    pixel_crc64: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
