@@ -75,6 +75,7 @@ class WindowState(IntEnum):
     PLANNED = 0
     ANSWERED = 1
     FAILED = 2
+    SPLIT = 3
 
 
 class Proof(IntEnum):
@@ -205,19 +206,44 @@ class StudyFound:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowsPlanned:
+    """Questions to ask; `check` marks halves that are only compared with their parent."""
+
+    sweep: int
+    windows: tuple[Window, ...]
+    parent: int | None = None
+    check: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WindowAnswered:
+    """The answer ended with Success and every row was decoded; `rows` and `studies` are counts."""
+
     window_id: int
     rows: int
     studies: int
     outside: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFailed:
+    """No whole answer. `split` are the smaller questions to ask instead; without them it is asked again, then blocks."""
+
     window_id: int
     error: str
     detail: str
+    split: tuple[Window, ...] = ()
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class WindowJudged:
+    """What is odd about an answered window; `blocks` if its completeness cannot be shown; `split` to ask it in parts."""
+
+    window_id: int
+    suspicion: str
+    blocks: bool = False
+    split: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +318,7 @@ class DestinationLost:
     item: Item
     differs: bool
     detail: str
+    file_kept: bool = False  # the staged file is still here, so that it can be put again
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,8 +332,22 @@ class Failed:
     retryable: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A line for the log that changes no state."""
+
+    kind: str
+    detail: str
+    study: str | None = None
+    series: str | None = None
+    sop: str | None = None
+
+
 Outcome = (
     StudyFound
+    | WindowsPlanned
+    | WindowJudged
+    | Noted
     | WindowAnswered
     | WindowFailed
     | StudyPlanned

@@ -20,6 +20,7 @@ from pathlib import Path
 from awscrt.checksums import crc64nvme
 
 from migrate.errors import DiskFailing, DiskFull, LocalError
+from migrate.host import sync_folder
 from migrate.model import Fixity, InstanceRef
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -30,17 +31,6 @@ def local_error(error: OSError, doing: str) -> LocalError:
     if error.errno in _FULL:
         return DiskFull(f"The disk is full while {doing}.")
     return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames in `path` durable; a no-op where folders cannot be opened (Windows syncs them itself)."""
-    if os.name == "nt":
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Incoming:
@@ -135,18 +125,21 @@ class Staging:
         try:
             list(self._pool.map(self._sync_file, [part for part, _, _ in batch]))
             folders: set[Path] = set()
-            for part, final, _ in batch:
+            added = 0
+            for part, final, size in batch:
                 if not final.parent.is_dir():
                     final.parent.mkdir(mode=0o700, exist_ok=True)
                     folders.add(final.parent.parent)
+                known = final.exists()  # the same bytes once more
                 os.replace(part, final)
                 folders.add(final.parent)
+                added += 0 if known else size
             for folder in folders:
                 sync_folder(folder)
         except OSError as error:
             raise local_error(error, "writing a received file into staging") from error
         with self._lock:
-            self._held_bytes += sum(size for _, _, size in batch)
+            self._held_bytes += added
 
     @staticmethod
     def _sync_file(path: Path) -> None:
@@ -189,6 +182,9 @@ class Staging:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
+
+
+__all__ = ["Incoming", "Staging", "hash_file", "local_error", "sync_folder"]
 
 
 def hash_file(path: Path) -> tuple[int, bytes]:

@@ -1,0 +1,147 @@
+"""The manifest's file: its lock, its connections, its identity, its version."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import time
+from pathlib import Path
+from types import TracebackType
+
+from migrate import __version__
+from migrate.errors import DiskFailing, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest
+from migrate.host import try_lock
+from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
+from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
+from migrate.staging import local_error
+
+
+def now_ms() -> int:
+    """The wall clock in milliseconds since 1970, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+class Lock:
+    """One process a manifest: an advisory lock on `<manifest>.lock`, which names host and pid, and dies with the process.
+
+    Raises ManifestLocked with who holds it.
+    """
+
+    def __init__(self, manifest: Path) -> None:
+        self.path = manifest.with_name(manifest.name + ".lock")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise local_error(error, "opening the manifest's lock file") from error
+        if not try_lock(self._fd):
+            holder = os.read(self._fd, 200).decode("utf-8", "replace").strip() or "another process"
+            os.close(self._fd)
+            raise ManifestLocked(f"The manifest {manifest} is in use by {holder}.")
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        os.ftruncate(self._fd, 0)
+        os.close(self._fd)
+
+
+def is_locked(manifest: Path) -> bool:
+    """True while another process holds the manifest's lock; takes and drops it otherwise."""
+    try:
+        with Lock(manifest):
+            return False
+    except ManifestLocked:
+        return True
+
+
+def schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """The file's schema version. Raises ManifestError if this is no manifest of ours."""
+    try:
+        row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+    except sqlite3.OperationalError:
+        return 0
+    except sqlite3.DatabaseError as error:
+        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
+    return int(row[0]) if row else 0
+
+
+def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
+    """The one connection that writes and checkpoints: WAL, synchronous=FULL.
+
+    Raises NoManifest, ManifestTooNew (nothing is touched then), DiskFailing.
+    """
+    if not create and not path.exists():
+        raise NoManifest(f"There is no manifest {path}.")
+    if path.exists() and path.stat().st_size:
+        with open_reader(path) as reader:
+            _refuse_newer(schema_version(reader, path), path)
+        reader.close()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON",
+                       "wal_autocheckpoint=0", "recursive_triggers=OFF", "cache_size=-65536"):  # fmt: skip
+            connection.execute(f"PRAGMA {pragma}")
+        if schema_version(connection, path) < SCHEMA_VERSION:
+            upgrade(connection)
+            _write_law(connection)
+            connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
+                               (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip
+    except sqlite3.OperationalError as error:
+        raise DiskFailing(f"The manifest {path} cannot be opened: {error}.", hint="Check the folder's rights and the disk.") from error
+    except sqlite3.DatabaseError as error:
+        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
+    except OSError as error:
+        raise local_error(error, "opening the manifest") from error
+    return connection
+
+
+def _refuse_newer(version: int, path: Path) -> None:
+    if version > SCHEMA_VERSION:
+        raise ManifestTooNew(f"The manifest {path} has schema {version}; this version knows {SCHEMA_VERSION}.")
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A read-only connection that never locks out the writer. Raises NoManifest, ManifestTooNew."""
+    if not path.exists():
+        raise NoManifest(f"There is no manifest {path}.")
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+        _refuse_newer(schema_version(connection, path), path)
+    except sqlite3.OperationalError as error:
+        raise ManifestError(f"The manifest {path} cannot be read: {error}.") from error
+    return connection
+
+
+def _write_law(connection: sqlite3.Connection) -> None:
+    """The transition table is made from the model's, so that there is one law."""
+    rows = [("study", a, b) for a, b in STUDY_TRANSITIONS] + [("instance", a, b) for a, b in INSTANCE_TRANSITIONS]
+    with_begin(connection, lambda: connection.executemany("INSERT OR IGNORE INTO transition VALUES (?, ?, ?)", rows))
+
+
+def with_begin(connection: sqlite3.Connection, work: object) -> None:
+    """Run `work()` in one BEGIN IMMEDIATE transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work()  # type: ignore[operator]
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> None:
+    """Write down which PACS and destination this manifest is for, or compare. Raises IdentityMismatch."""
+    known = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination', 'migration')").fetchall())
+    for key, value in identity.items():
+        if key != "migration" and known.get(key, value) != value:
+            raise IdentityMismatch(f"This manifest belongs to the {key} {known[key]}, not to {value}.")
+    with_begin(
+        connection, lambda: connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items()))
+    )
