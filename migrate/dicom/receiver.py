@@ -1,0 +1,201 @@
+"""The streaming Storage SCP (PS3.4 B): what a peer sends goes from the socket into a staging file, hashed on the way.
+
+A data set is never decoded, re-encoded or held in memory. Of each one that came whole a `model.Received` is delivered,
+and only then is it answered. What breaks off leaves nothing behind, what cannot be walked is delivered as quarantined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import ipaddress
+import itertools
+import logging
+import socket
+import threading
+import time
+
+from pydicom.uid import UID
+
+from migrate.dicom import dimse
+from migrate.dicom.storing import Deliver as Deliver
+from migrate.dicom.storing import ReceiverSettings as ReceiverSettings
+from migrate.dicom.storing import Session
+from migrate.dicom.upper_layer import AssociateRequest, Association, ProposedContext, Rejected
+from migrate.dicom.wire import UpperLayerError
+from migrate.errors import PortInUse
+from migrate.model import is_uid
+from migrate.staging import Staging
+
+log = logging.getLogger(__name__)
+
+_NEGOTIATE_S = 30.0
+_SPARE_THREADS = 32  # for peers that connect and have not said anything yet
+
+
+@functools.lru_cache(maxsize=1024)
+def is_storage_class(abstract_syntax: str) -> bool:
+    """True for every SOP class whose instances are stored, private and unknown ones included."""
+    if not is_uid(abstract_syntax):
+        return False
+    uid = UID(abstract_syntax)
+    if uid.name == abstract_syntax:  # in no dictionary: private, or newer than we are
+        return True
+    name = str(uid.name)
+    return uid.type == "SOP Class" and "Storage" in name and "Commitment" not in name and "Directory" not in name
+
+
+class Receiver:
+    """Listens from `start` to `close`, one thread for each association. `deliver` is called in these threads."""
+
+    def __init__(self, settings: ReceiverSettings, staging: Staging, deliver: Deliver) -> None:
+        self.settings = settings
+        self._staging, self._deliver = staging, deliver
+        self._networks = [ipaddress.ip_network(text, strict=False) for text in settings.allow]
+        self._lock = threading.Lock()
+        self._sockets: dict[int, socket.socket] = {}
+        self._associations: dict[int, Association] = {}
+        self._threads: dict[int, threading.Thread] = {}
+        self._numbers = itertools.count(1)
+        self._ended_at = time.monotonic()
+        self._accepting = True
+        self._closing = threading.Event()
+        self._listener: socket.socket | None = None
+        self.port = settings.port
+
+    def start(self) -> None:
+        """Listen. Raises PortInUse."""
+        host, port = self.settings.host, self.settings.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._listener = socket.create_server((host, port), family=family, backlog=128)
+        except OSError as error:
+            hint = None if error.errno == errno.EADDRINUSE else "Choose another host or port under [receiver]."
+            raise PortInUse(f"Cannot listen on {host}:{port}: {error.strerror or error}.", hint=hint) from error
+        self.port = self._listener.getsockname()[1]
+        self._listener.settimeout(0.5)
+        listen = threading.Thread(target=self._listen, name="receive-listen", daemon=True)
+        self._threads[0] = listen
+        listen.start()
+
+    @property
+    def last_byte_at(self) -> float:
+        """time.monotonic() of the last byte that came on any association."""
+        with self._lock:
+            return max((self._ended_at, *(a.last_byte_at for a in self._associations.values())))
+
+    @property
+    def open_associations(self) -> int:
+        return len(self._associations)
+
+    def stop_accepting(self) -> None:
+        """Turn new associations down (for now, as the peer is told); those that are open go on."""
+        self._accepting = False
+
+    def close(self) -> None:
+        """Stop listening and abort what is open; waits for the threads, 5 s at most."""
+        self._closing.set()
+        with self._lock:
+            associations, sockets = list(self._associations.values()), list(self._sockets.values())
+        if self._listener is not None:
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        for association in associations:
+            association.abort()
+        for sock in sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        give_up = time.monotonic() + 5.0
+        for thread in list(self._threads.values()):
+            if thread is not threading.current_thread():
+                thread.join(max(give_up - time.monotonic(), 0.0))
+
+    def _listen(self) -> None:
+        assert self._listener is not None
+        while not self._closing.is_set():
+            try:
+                sock, address = self._listener.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                if not self._closing.is_set():
+                    log.warning("cannot take a connection: %s", error.strerror or error)
+                    self._closing.wait(0.2)
+                continue
+            if not self._may_connect(str(address[0])):
+                log.warning("connection from %s closed: the address is not under allow", address[0])
+                sock.close()
+            elif len(self._sockets) >= self.settings.max_associations + _SPARE_THREADS:
+                log.warning("connection from %s closed: too many are open", address[0])
+                sock.close()
+            else:
+                number = next(self._numbers)
+                thread = threading.Thread(
+                    target=self._serve, args=(number, sock), name=f"receive-{number}", daemon=True
+                )
+                with self._lock:
+                    self._sockets[number], self._threads[number] = sock, thread
+                thread.start()
+
+    def _may_connect(self, address: str) -> bool:
+        if not self._networks:
+            return True
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        return any(ip in network for network in self._networks)
+
+    def _serve(self, number: int, sock: socket.socket) -> None:
+        association: Association | None = None
+        session: Session | None = None
+        ending = "released"
+        try:
+            association = Association.accept(
+                sock,
+                choose=self._choose,
+                admit=self._admit,
+                max_pdu=self.settings.max_pdu,
+                negotiate_s=_NEGOTIATE_S,
+                timeout_s=self.settings.idle_s,
+            )
+            with self._lock:
+                self._associations[number] = association
+            log.info("association %d from %a at %s", number, association.calling, association.peer_address)
+            session = Session(self.settings, self._staging, self._deliver, association)
+            session.run()
+        except (UpperLayerError, dimse.BadCommand) as error:
+            ending = str(error)
+        except Exception as error:  # a defect of ours must not kill the receiver, nor show anyone's data
+            ending = f"defect: {type(error).__name__}"
+            log.error("association %d: %s in the receiver", number, type(error).__name__)
+        finally:
+            if session is not None:
+                session.discard()
+            if association is not None:
+                association.abort()
+                self._ended_at = max(self._ended_at, association.last_byte_at)
+            sock.close()
+            with self._lock:
+                self._associations.pop(number, None)
+                self._sockets.pop(number, None)
+                self._threads.pop(number, None)
+            stored = session.stored if session else 0
+            log.info("association %d ended: %s; %d data sets received", number, ending, stored)
+
+    def _admit(self, request: AssociateRequest) -> Rejected | None:
+        if not self._accepting or self._closing.is_set():
+            return Rejected(2, 3, 1)
+        if self.settings.allow_ae and request.calling not in self.settings.allow_ae:
+            return Rejected(1, 1, 3)
+        if len(self._associations) >= self.settings.max_associations:
+            return Rejected(2, 3, 2)
+        return None
+
+    def _choose(self, offer: ProposedContext) -> str | None:
+        if offer.abstract_syntax != dimse.VERIFICATION and not is_storage_class(offer.abstract_syntax):
+            return None
+        for syntax in self.settings.transfer_syntax_order:
+            if syntax in offer.transfer_syntaxes:
+                return syntax
+        return next((syntax for syntax in offer.transfer_syntaxes if is_uid(syntax)), None)

@@ -1,0 +1,199 @@
+"""One association's messages at the receiver: each C-STORE becomes a staging file, a `model.Received` and an answer.
+
+The bytes go from the association's buffer straight into the file. What breaks off leaves nothing behind, what cannot be
+walked is delivered as quarantined, what cannot be written is refused (A700) after it was taken off the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from migrate.dicom import dimse, part10, scanner
+from migrate.dicom.upper_layer import AcceptedContext, Association
+from migrate.dicom.wire import Malformed
+from migrate.errors import LocalError
+from migrate.model import InstanceRef, Received, is_uid
+from migrate.staging import Incoming, Staging
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Received], "Future[Any] | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverSettings:
+    """Who may send, and how. An empty `allow` or `allow_ae` lets anyone in; `port` 0 lets the system choose one.
+
+    `transfer_syntax_order`: these are preferred, in this order, where a context proposes them; else its first one is
+    taken, which is what the sender has. `ack`: answer when the file is closed and scanned, or only when `deliver`'s
+    future says that it is durable.
+    """
+
+    ae_title: str = "PACSMIGRATE"
+    host: str = "0.0.0.0"
+    port: int = 11112
+    allow: tuple[str, ...] = ()
+    allow_ae: tuple[str, ...] = ()
+    max_pdu: int = 131072
+    ack: Literal["received", "durable"] = "received"
+    idle_s: float = 600.0
+    max_associations: int = 64
+    transfer_syntax_order: tuple[str, ...] = ()
+
+
+class _Store:
+    """One request whose data set is coming; without `incoming` it is only taken off the wire."""
+
+    __slots__ = ("answer", "command", "context", "incoming", "sop", "sop_class", "status")
+
+    def __init__(self, command: dimse.Command, context: AcceptedContext) -> None:
+        self.command, self.context = command, context
+        self.incoming: Incoming | None = None
+        self.status, self.answer = dimse.SUCCESS, True
+        self.sop_class, self.sop = command.text(dimse.SOP_CLASS), command.text(dimse.SOP_INSTANCE)
+
+
+class Session:
+    """The messages of one association, in its thread."""
+
+    def __init__(
+        self, settings: ReceiverSettings, staging: Staging, deliver: Deliver, association: Association
+    ) -> None:
+        self._settings, self._staging, self._deliver, self._association = settings, staging, deliver, association
+        self._store: _Store | None = None
+        self.stored = 0
+
+    def run(self) -> None:
+        """Serve until the peer releases. Raises UpperLayerError and BadCommand when it ends in another way."""
+        command = bytearray()
+        for context_id, is_command, last, view in self._association.fragments():
+            if is_command:
+                command += view
+                if len(command) > dimse.MAX_COMMAND_BYTES:
+                    raise dimse.BadCommand("a command set is too long")
+                if last:
+                    self._begin(context_id, dimse.decode_command(command))
+                    command = bytearray()
+                continue
+            store = self._store
+            if store is None or context_id != store.context.id:
+                raise Malformed("a data set comes that no command announced")
+            if store.incoming is not None and view:
+                try:
+                    store.incoming.write(view)
+                except OSError as error:
+                    self._refuse(store, error)
+            if last:
+                self._store = None
+                self._finish(store)
+
+    def discard(self) -> None:
+        """Remove the file of a data set that did not come whole."""
+        if self._store is not None and self._store.incoming is not None:
+            self._store.incoming.discard()
+            log.info("a data set broke off; nothing of it is kept")
+
+    def _begin(self, context_id: int, command: dimse.Command) -> None:
+        context = self._association.contexts.get(context_id)
+        if context is None:
+            raise Malformed(f"presentation context {context_id} was not accepted")
+        if self._store is not None and self._store.answer:
+            raise Malformed("a command comes in the middle of a data set")
+        self._store = None
+        field = command.field
+        if field & dimse.RESPONSE or field == dimse.C_CANCEL:
+            return
+        store = _Store(command, context)
+        if field != dimse.C_STORE:
+            self._send(store, dimse.SUCCESS if field == dimse.C_ECHO else dimse.UNRECOGNIZED_OPERATION)
+            if command.has_dataset:
+                store.answer = False
+                self._store = store
+            return
+        if not command.has_dataset:
+            self._send(store, dimse.UNABLE_TO_PROCESS)
+            return
+        command.required(dimse.MESSAGE_ID)
+        self._store = store
+        try:
+            if not self._staging.has_room():
+                raise OSError(errno.ENOSPC, "the reserve is reached")
+            header = part10.file_header(_safe(store.sop_class), _safe(store.sop), context.transfer_syntax)
+            store.incoming = self._staging.create(header)
+        except OSError as error:
+            self._refuse(store, error)
+
+    def _refuse(self, store: _Store, error: OSError) -> None:
+        incoming, store.incoming = store.incoming, None
+        store.status = dimse.OUT_OF_RESOURCES
+        log.error("a data set is refused, it cannot be written: %s", error.strerror or error)
+        if incoming is not None:
+            with contextlib.suppress(OSError):
+                incoming.discard()
+
+    def _finish(self, store: _Store) -> None:
+        """The whole data set is here: close, scan, deliver, answer."""
+        incoming = store.incoming
+        if incoming is not None:
+            try:
+                fixity = incoming.close()
+                syntax = store.context.transfer_syntax
+                scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax)
+            except OSError as error:
+                self._refuse(store, error)
+            else:
+                ref, reason = _identity(store, scan)
+                notes = scan.notes
+                if self._association.longest_pdu > self._settings.max_pdu:
+                    notes = (*notes, "longer PDUs than announced")
+                claimed = (scan.study, scan.series, scan.sop)
+                received = Received(incoming.path, ref, fixity, store.sop_class, syntax, notes, reason, claimed,
+                                    scan.pixel_crc64)  # fmt: skip
+                store.status = self._hand_over(received, incoming)
+        if store.answer:
+            self._send(store, store.status)
+
+    def _hand_over(self, received: Received, incoming: Incoming) -> int:
+        """Deliver, wait where the answer promises durability; returns the status to answer."""
+        try:
+            promise = self._deliver(received)
+        except Exception as error:
+            log.error("a data set is refused: %s", type(error).__name__)
+            with contextlib.suppress(OSError):
+                incoming.discard()
+            return dimse.OUT_OF_RESOURCES if isinstance(error, LocalError) else dimse.PROCESSING_FAILURE
+        if self._settings.ack == "durable" and promise is not None:
+            try:
+                promise.result(self._settings.idle_s)
+            except Exception as error:
+                log.error("a data set is refused, it did not become durable: %s", type(error).__name__)
+                return dimse.OUT_OF_RESOURCES if isinstance(error, LocalError) else dimse.PROCESSING_FAILURE
+        self.stored += 1
+        return dimse.SUCCESS
+
+    def _send(self, store: _Store, status: int) -> None:
+        self._association.send_command(store.context.id, dimse.response(store.command, status))
+
+
+def _identity(store: _Store, scan: scanner.Scan) -> tuple[InstanceRef | None, str | None]:
+    """The reference, or why there is none."""
+    if scan.error is not None:
+        return None, f"the data set cannot be walked: {scan.error}"
+    if scan.sop != store.sop:
+        return None, "the SOP Instance UID is not the command's"
+    if scan.sop_class != store.sop_class:
+        return None, "the SOP Class UID is not the command's"
+    for name, uid in (("Study", scan.study), ("Series", scan.series), ("SOP", scan.sop)):
+        if not is_uid(uid):
+            return None, f"the {name} Instance UID is {'not valid' if uid else 'missing'}"
+    return InstanceRef(scan.study, scan.series, scan.sop), None
+
+
+def _safe(text: str) -> str:
+    return text if text.isascii() and len(text) <= 64 else ""
