@@ -1,0 +1,333 @@
+"""Asking a PACS: C-ECHO, C-FIND and C-MOVE (PS3.4 A, C), with every ending told apart.
+
+An answer counts only when it ended with Success and every identifier in it could be decoded. Of an answer only the
+attributes that were asked for are handed on; nobody here asks for patient names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal
+
+from migrate import errors
+from migrate.dicom import dimse
+from migrate.dicom.dimse import BadCommand, BadIdentifier, Kind, Message
+from migrate.dicom.upper_layer import AcceptedContext, Association, NoConnection, ProposedContext, Rejected
+from migrate.dicom.wire import UpperLayerError
+from migrate.errors import (
+    MoveDestinationUnknown,
+    MoveFailed,
+    QueryFailed,
+    SourceRefused,
+    SourceStalled,
+    SourceUnreachable,
+)
+
+Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
+MAX_SOPS = 900
+"""So many UIDs fit into one IMAGE-level request in an explicit VR (65,534 bytes)."""
+_CANCEL_S = 2.0
+_SYNTAXES = (dimse.IMPLICIT_LE, dimse.EXPLICIT_LE)
+
+
+class QueryRefused(errors.QueryRefused):
+    """The same error, with the C-FIND `status` that said so."""
+
+    def __init__(self, message: str, status: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A PACS as we call it. `connect_s` bounds TCP connection and association, `answer_s` the wait for each answer."""
+
+    host: str
+    port: int
+    ae_title: str
+    calling_ae_title: str
+    connect_s: float = 15.0
+    answer_s: float = 600.0
+
+    def __str__(self) -> str:
+        return f"{self.ae_title}@{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveResult:
+    """The final C-MOVE response (PS3.4 C.4.2.1.6); numbers that the PACS does not give are None, never 0."""
+
+    status: int
+    completed: int | None = None
+    failed: int | None = None
+    warning: int | None = None
+    remaining: int | None = None
+    failed_sops: tuple[str, ...] = ()
+    comment_present: bool = False
+
+
+def clean_text(raw: bytes) -> str:
+    """A value as text: padding, NULs included, is taken off here and nowhere else; any bytes decode."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return text.strip("\0 \t\r\n")
+
+
+def associate(peer: Peer, *abstract_syntaxes: str, timeout_s: float | None) -> Association:
+    """An association in which at least one of these is accepted. Raises SourceUnreachable, SourceRefused."""
+    offers = [ProposedContext(syntax, _SYNTAXES) for syntax in abstract_syntaxes]
+    try:
+        association = Association.request(
+            peer.host, peer.port, calling=peer.calling_ae_title, called=peer.ae_title, contexts=offers,
+            connect_s=peer.connect_s, timeout_s=timeout_s,
+        )  # fmt: skip
+    except Rejected as error:
+        if error.transient:
+            raise SourceUnreachable(f"The PACS {peer} takes no association for now: {error.text}.") from error
+        raise SourceRefused(f"The PACS {peer} rejects our association: {error.text}.") from error
+    except NoConnection as error:
+        raise SourceUnreachable(f"No connection to the PACS {peer}: {error}.") from error
+    except UpperLayerError as error:
+        raise SourceUnreachable(f"The PACS {peer} does not answer an association request: {error}.") from error
+    if not association.contexts:
+        association.release()
+        raise SourceRefused(
+            f"The PACS {peer} does not offer us the service ({abstract_syntaxes[0]}).",
+            hint="Ask the PACS administrator to allow query and retrieve (C-FIND, C-MOVE) for our AE title.",
+        )
+    return association
+
+
+def echo(peer: Peer) -> None:
+    """C-ECHO. Raises SourceUnreachable, SourceRefused."""
+    association = associate(peer, dimse.VERIFICATION, timeout_s=peer.connect_s)
+    try:
+        (context,) = association.contexts.values()
+        fields: dict[int, int | str] = {dimse.COMMAND_FIELD: dimse.C_ECHO, dimse.MESSAGE_ID: 1}
+        fields[dimse.SOP_CLASS] = dimse.VERIFICATION
+        association.send_command(context.id, dimse.encode_command(fields))
+        status = _answer(dimse.receive(association), dimse.C_ECHO, 1)[1]
+    except (UpperLayerError, BadCommand) as error:
+        association.abort()
+        raise SourceUnreachable(f"The PACS {peer} does not answer C-ECHO: {error}.") from error
+    association.release()
+    if status != dimse.SUCCESS:
+        raise SourceRefused(f"The PACS {peer} answers C-ECHO with {dimse.describe(dimse.C_ECHO, status)}.")
+
+
+class FindSession:
+    """Queries over one association, which is opened anew after one that broke. For one thread.
+
+    Study Root is used where the PACS accepts it, else Patient Root: `patient_root` is then true, and the PACS may
+    insist on a Patient ID key. `saw_ff01`: it said that it does not support some of the keys.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.saw_ff01 = self.patient_root = False
+        self._association: Association | None = None
+        self._message_id = 0
+
+    def __enter__(self) -> FindSession:
+        """Associate. Raises SourceUnreachable, SourceRefused."""
+        self._open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._association is not None:
+            self._association.release()
+
+    def _open(self) -> tuple[Association, AcceptedContext]:
+        if self._association is None or not self._association.open:
+            self._association = associate(
+                self.peer, dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND, timeout_s=self.peer.answer_s
+            )
+        context = self._association.context_for(dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND)
+        assert context is not None
+        self.patient_root = context.abstract_syntax == dimse.PATIENT_ROOT_FIND
+        return self._association, context
+
+    def find(self, level: Level, keys: Mapping[int, str], wanted: Sequence[int]) -> Iterator[dict[int, str]]:
+        """The answers one by one, with the attributes in `keys` and `wanted` that are there; ends only after Success.
+
+        Whoever stops in the middle aborts the association. Raises QueryRefused (A7xx, A9xx, Cxxx: may be answered if it
+        is narrower), QueryFailed (anything else that is no whole answer), SourceUnreachable, SourceRefused.
+        """
+        association, context = self._open()
+        self._message_id = self._message_id % 0xFFFF + 1
+        query = {**dict.fromkeys(wanted, ""), **keys, dimse.QUERY_LEVEL: level}
+        identifier = dimse.encode_identifier(query, context.transfer_syntax)
+        whole = False
+        try:
+            _ask(association, context, dimse.C_FIND, self._message_id, identifier)
+            while True:
+                message, status = _answer(dimse.receive(association), dimse.C_FIND, self._message_id)
+                if _is_pending(status):
+                    self.saw_ff01 |= status == dimse.PENDING_WARNING
+                    if message.dataset is None:
+                        raise BadCommand("an answer comes without its identifier")
+                    row = dimse.decode_identifier(message.dataset, context.transfer_syntax)
+                    yield {tag: clean_text(raw) for tag, raw in row.items() if tag in query}
+                    continue
+                whole = True
+                if status == dimse.SUCCESS:
+                    return
+                said = dimse.describe(dimse.C_FIND, status)
+                if status >> 8 in (0xA7, 0xA9) or status >> 12 == 0xC:
+                    raise QueryRefused(f"The PACS {self.peer} refuses a {level} query: {said}.", status)
+                raise QueryFailed(f"A {level} query ended without success: {said}.")
+        except (UpperLayerError, BadCommand, BadIdentifier) as error:
+            raise QueryFailed(f"The answer to a {level} query is not whole: {error}.") from error
+        finally:
+            if not whole:
+                association.abort()
+
+
+def move(
+    peer: Peer,
+    destination_ae: str,
+    *,
+    study: str,
+    series: str | None = None,
+    sops: Sequence[str] = (),
+    should_stop: Callable[[], str | None],
+    poll_s: float = 0.5,
+) -> MoveResult:
+    """Have the PACS send a study, a series of it or up to `MAX_SOPS` instances of that; returns its final answer.
+
+    Waits as long as `should_stop`, asked about every `poll_s`, returns None. Its reason cancels, aborts after 2 s at
+    most, and is raised as SourceStalled. Raises also MoveDestinationUnknown (A801), MoveFailed (the association broke),
+    SourceUnreachable, SourceRefused; ValueError for too many instances, or some without their series.
+    """
+    if len(sops) > MAX_SOPS or (sops and series is None):
+        raise ValueError(f"at most {MAX_SOPS} instances of one series")
+    keys: dict[int, str] = {dimse.STUDY_UID: study}
+    level: Level = "STUDY"
+    if series is not None:
+        keys[dimse.SERIES_UID], level = series, "SERIES"
+    if sops:
+        keys[dimse.SOP_UID], level = "\\".join(sops), "IMAGE"
+    association = associate(peer, dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE, timeout_s=peer.answer_s)
+    context = association.context_for(dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE)
+    assert context is not None
+    identifier = dimse.encode_identifier({**keys, dimse.QUERY_LEVEL: level}, context.transfer_syntax)
+    try:
+        _ask(association, context, dimse.C_MOVE, 1, identifier, destination_ae)
+        message, status = _final_move_answer(association, context, should_stop, poll_s)
+        result = _move_result(message, status, context)
+    except (UpperLayerError, BadCommand) as error:
+        association.abort()
+        raise MoveFailed(f"C-MOVE of study {study} broke off: {error}.") from error
+    except BaseException:
+        association.abort()
+        raise
+    association.release()
+    if status == dimse.DESTINATION_UNKNOWN:
+        raise MoveDestinationUnknown(f"The PACS {peer} does not know {destination_ae} as a C-MOVE destination (A801).")
+    return result
+
+
+class _Stop(Exception):
+    """The wait is over; carries the reason."""
+
+
+def _final_move_answer(
+    association: Association, context: AcceptedContext, should_stop: Callable[[], str | None], poll_s: float
+) -> tuple[Message, int]:
+    asked_at = time.monotonic()
+
+    def ask_whether_to_stop() -> None:
+        nonlocal asked_at
+        asked_at = time.monotonic()
+        if reason := should_stop():
+            raise _Stop(reason)
+
+    # While images flow a PACS may say nothing for hours; whether that is too long is for `should_stop` to say.
+    association.timeout_s, association.idle, association.poll_s = None, ask_whether_to_stop, poll_s
+    try:
+        while True:
+            message, status = _answer(dimse.receive(association), dimse.C_MOVE, 1)
+            if not _is_pending(status):
+                return message, status
+            if time.monotonic() - asked_at >= poll_s:
+                ask_whether_to_stop()
+    except _Stop as stop:
+        _cancel(association, context)
+        raise SourceStalled(f"{stop}") from None
+
+
+def _cancel(association: Association, context: AcceptedContext) -> None:
+    """C-CANCEL (PS3.7 9.3.2.3), and a short wait for the answer; many PACSs ignore it, so the caller aborts."""
+    give_up = time.monotonic() + _CANCEL_S
+    association.idle = None
+    try:
+        fields = {dimse.COMMAND_FIELD: dimse.C_CANCEL, dimse.RESPONDED_TO: 1}
+        association.timeout_s = _CANCEL_S
+        association.send_command(context.id, dimse.encode_command(fields))
+        while (left := give_up - time.monotonic()) > 0 and association.wait(left):
+            association.timeout_s = max(left, 0.1)
+            _, status = _answer(dimse.receive(association), dimse.C_MOVE, 1)
+            if not _is_pending(status):
+                return
+    except (UpperLayerError, BadCommand):
+        return
+
+
+def _move_result(message: Message, status: int, context: AcceptedContext) -> MoveResult:
+    failed_sops: tuple[str, ...] = ()
+    if message.dataset:
+        try:
+            row = dimse.decode_identifier(message.dataset, context.transfer_syntax)
+        except BadIdentifier:
+            row = {}  # only a hint: what is missing is told by the UIDs that came
+        failed_sops = tuple(uid for part in row.get(dimse.FAILED_SOPS, b"").split(b"\\") if (uid := clean_text(part)))
+    number = message.command.number
+    return MoveResult(
+        status,
+        completed=number(dimse.COMPLETED),
+        failed=number(dimse.FAILED),
+        warning=number(dimse.WARNING),
+        remaining=number(dimse.REMAINING),
+        failed_sops=failed_sops,
+        comment_present=bool(message.command.text(dimse.COMMENT)),
+    )
+
+
+def _is_pending(status: int) -> bool:
+    """True for FF00 and FF01."""
+    return dimse.classify(status) is Kind.PENDING
+
+
+def _ask(
+    association: Association, context: AcceptedContext, service: int, id_: int, identifier: bytes, destination: str = ""
+) -> None:
+    fields: dict[int, int | str] = {
+        dimse.COMMAND_FIELD: service,
+        dimse.SOP_CLASS: context.abstract_syntax,
+        dimse.MESSAGE_ID: id_,
+        dimse.PRIORITY: 0,
+        dimse.DATASET_TYPE: 1,
+    }
+    if destination:
+        fields[dimse.MOVE_DESTINATION] = destination
+    association.send_command(context.id, dimse.encode_command(fields))
+    association.send_dataset(context.id, identifier)
+
+
+def _answer(message: Message | None, service: int, id_: int) -> tuple[Message, int]:
+    """The response and its status. Raises BadCommand unless it answers our request."""
+    if message is None:
+        raise BadCommand("the PACS released the association instead of answering")
+    if message.command.field != service | dimse.RESPONSE or message.command.number(dimse.RESPONDED_TO) not in (
+        None,
+        id_,
+    ):
+        raise BadCommand("the PACS answers something that was not asked")
+    return message, message.command.required(dimse.STATUS)

@@ -1,0 +1,277 @@
+"""C-ECHO, C-FIND and C-MOVE against DCMTK's dcmqrscp and Orthanc, and against a peer with bad manners."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from migrate import errors
+from migrate.dicom import dimse, scu
+from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.dicom.upper_layer import Association, UpperLayerError
+from migrate.model import Received
+from migrate.staging import Staging
+from tests import dicom_peers
+from tests.dicom_peers import HOST, PeerServer
+
+SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+NAMES = ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_gdcm.dcm")
+STUDY_DATE, STUDY_INSTANCES = 0x00080020, 0x00201208
+CT = pydicom.dcmread(SAMPLES / "CT_small.dcm", stop_before_pixels=True)
+
+
+def never() -> None:
+    return None
+
+
+def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
+    event = threading.Event()
+    give_up = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        event.wait(0.01)
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Receiver, list[Received]]]:
+    got: list[Received] = []
+    staging = Staging(tmp_path_factory.mktemp("staging"))
+    settings = ReceiverSettings(ae_title="MIGRATE", host=HOST, port=0)
+    ours = Receiver(settings, staging, lambda received: got.append(received))
+    ours.start()
+    yield ours, got
+    ours.close()
+    staging.close()
+
+
+@pytest.fixture(scope="module", params=["dcmqrscp", "orthanc"])
+def pacs(
+    request: pytest.FixtureRequest, receiver: tuple[Receiver, list[Received]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PeerServer]:
+    folder = tmp_path_factory.mktemp(request.param)
+    start = getattr(dicom_peers, request.param)
+    moves = {"MIGRATE": (HOST, receiver[0].port)}
+    with start(folder, moves=moves, files=[SAMPLES / name for name in NAMES]) as server:
+        yield server
+
+
+def peer_of(server: PeerServer, **more: float) -> scu.Peer:
+    return scu.Peer(server.host, server.port, server.ae_title, "MIGRATE", **more)
+
+
+def test_echo(pacs: PeerServer) -> None:
+    """A PACS that is up answers C-ECHO, and nothing is raised."""
+    scu.echo(peer_of(pacs))
+
+
+def test_find_lists_every_study_series_and_image(pacs: PeerServer) -> None:
+    """Walking STUDY, SERIES and IMAGE over one association finds exactly the instances that were put in."""
+    found = set()
+    with scu.FindSession(peer_of(pacs)) as session:
+        for study in list(session.find("STUDY", {}, [dimse.STUDY_UID])):
+            uid = {dimse.STUDY_UID: study[dimse.STUDY_UID]}
+            for series in list(session.find("SERIES", uid, [dimse.SERIES_UID])):
+                keys = {**uid, dimse.SERIES_UID: series[dimse.SERIES_UID]}
+                found |= {row[dimse.SOP_UID] for row in session.find("IMAGE", keys, [dimse.SOP_UID])}
+        assert not session.patient_root
+    assert {pydicom.dcmread(SAMPLES / name).SOPInstanceUID for name in NAMES} == found
+
+
+def test_find_hands_on_only_what_was_asked_for(pacs: PeerServer) -> None:
+    """A row holds the asked attributes and no other, whatever the PACS adds."""
+    with scu.FindSession(peer_of(pacs)) as session:
+        (row,) = session.find("STUDY", {dimse.STUDY_UID: CT.StudyInstanceUID}, [STUDY_DATE])
+    assert {dimse.STUDY_UID: CT.StudyInstanceUID, STUDY_DATE: CT.StudyDate, dimse.QUERY_LEVEL: "STUDY"} == row
+
+
+def test_session_goes_on_after_an_answer_left_in_the_middle(pacs: PeerServer) -> None:
+    """Whoever stops reading an answer gets a whole one from the next question."""
+    with scu.FindSession(peer_of(pacs)) as session:
+        next(iter(session.find("STUDY", {}, [dimse.STUDY_UID])))
+        assert len({row[dimse.STUDY_UID] for row in session.find("STUDY", {}, [dimse.STUDY_UID])}) >= 4
+
+
+@pytest.mark.parametrize("level", ["STUDY", "SERIES", "IMAGE"])
+def test_move_brings_the_instance(pacs: PeerServer, receiver: tuple[Receiver, list[Received]], level: str) -> None:
+    """At each level the PACS sends the instance to our receiver and ends with Success and its count."""
+    got = receiver[1]
+    got.clear()
+    result = scu.move(
+        peer_of(pacs), "MIGRATE", study=CT.StudyInstanceUID, series=None if level == "STUDY" else CT.SeriesInstanceUID,
+        sops=(CT.SOPInstanceUID,) if level == "IMAGE" else (), should_stop=never,
+    )  # fmt: skip
+    assert (result.status, result.completed) == (dimse.SUCCESS, 1)
+    assert [CT.SOPInstanceUID] == [received.ref.sop for received in got if received.ref]
+
+
+def test_unknown_destination(tmp_path: Path) -> None:
+    """A801 becomes MoveDestinationUnknown, whose hint says what to ask the administrator for."""
+    with (
+        dicom_peers.dcmqrscp(tmp_path, files=[SAMPLES / "CT_small.dcm"]) as server,
+        pytest.raises(errors.MoveDestinationUnknown) as caught,
+    ):
+        scu.move(peer_of(server), "NOBODY", study=CT.StudyInstanceUID, should_stop=never)
+    assert "destination" in caught.value.hint
+
+
+def test_wrong_title_is_refused_for_good(tmp_path: Path) -> None:
+    """An AE title that the PACS does not know is SourceRefused, not something to wait for."""
+    with (
+        dicom_peers.orthanc(tmp_path, options={"DicomCheckCalledAet": True}) as server,
+        pytest.raises(errors.SourceRefused),
+    ):
+        scu.echo(scu.Peer(HOST, server.port, "SOMEONE", "MIGRATE"))
+
+
+def test_nobody_listens() -> None:
+    """A refused TCP connection is SourceUnreachable."""
+    with pytest.raises(errors.SourceUnreachable):
+        scu.echo(scu.Peer(HOST, dicom_peers.free_port(), "PACS", "MIGRATE"))
+
+
+def test_silent_peer_is_unreachable_in_time() -> None:
+    """A peer that takes the connection and says nothing costs `connect_s`, not for ever."""
+    with socket.create_server((HOST, 0)) as listener, pytest.raises(errors.SourceUnreachable):
+        scu.echo(scu.Peer(HOST, listener.getsockname()[1], "PACS", "MIGRATE", connect_s=0.3))
+
+
+Script = Callable[[Association, dimse.Message], None]
+
+
+@contextmanager
+def scripted(script: Script, refuse: str = "") -> Iterator[scu.Peer]:
+    """A real peer on a real socket whose answer to each message is `script`'s."""
+    with socket.create_server((HOST, 0)) as listener:
+        listener.settimeout(0.1)
+        over = threading.Event()
+
+        def serve() -> None:
+            while not over.is_set():
+                try:
+                    sock, _ = listener.accept()
+                    there = Association.accept(
+                        sock,
+                        choose=lambda c: None if c.abstract_syntax == refuse else c.transfer_syntaxes[0],
+                        timeout_s=5,
+                    )
+                    while (message := dimse.receive(there)) is not None:
+                        script(there, message)
+                except (TimeoutError, UpperLayerError, dimse.BadCommand):
+                    continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield scu.Peer(HOST, listener.getsockname()[1], "PACS", "MIGRATE", answer_s=1.0)
+        over.set()
+        thread.join()
+
+
+ROW = dimse.encode_identifier({dimse.STUDY_UID: "1.2.3"}, dimse.IMPLICIT_LE)
+
+
+def answers(*parts: tuple[int, bytes | None]) -> Script:
+    def script(there: Association, message: dimse.Message) -> None:
+        for status, dataset in parts:
+            fields: dict[int, int | str] = {} if dataset is None else {dimse.DATASET_TYPE: 1}
+            there.send_command(message.context_id, dimse.response(message.command, status, fields))
+            if dataset is not None:
+                there.send_dataset(message.context_id, dataset)
+
+    return script
+
+
+def abort_after_a_row(there: Association, message: dimse.Message) -> None:
+    answers((0xFF00, ROW))(there, message)
+    there.abort()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        abort_after_a_row,
+        answers((0xFF00, ROW)),
+        answers((0xFF00, ROW[:-1]), (0, None)),
+        answers((0xFF00, ROW + b"\0"), (0, None)),
+        answers((0xFF00, None), (0, None)),
+        answers((0xFF00, ROW), (0xFE00, None)),
+        answers((0xFF00, ROW), (0x0110, None)),
+        lambda there, message: there.send_command(message.context_id, b"\0\0\0"),
+    ],
+    ids=["abort", "no-end", "cut", "too-long", "no-identifier", "cancelled", "failure", "garbage"],
+)
+def test_an_answer_that_is_not_whole_fails(script: Script) -> None:
+    """Abort, silence, a cut or overlong identifier, cancel and garbage all fail the query instead of shortening it."""
+    with scripted(script) as peer, scu.FindSession(peer) as session, pytest.raises(errors.QueryFailed):
+        list(session.find("STUDY", {}, [dimse.STUDY_UID]))
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA900, 0xC001])
+def test_refused_query_says_its_status(status: int) -> None:
+    """A700, A9xx and Cxxx are refusals that a narrower question may get around; the association lives on."""
+    with scripted(answers((status, None))) as peer, scu.FindSession(peer) as session:
+        for _ in range(2):
+            with pytest.raises(errors.QueryRefused) as caught:
+                list(session.find("STUDY", {}, []))
+            assert status == getattr(caught.value, "status", None)
+
+
+def test_ff01_counts_as_an_answer() -> None:
+    """Rows with FF01 are rows, and the session remembers that the PACS does not support some keys."""
+    padded = dimse.encode_identifier({dimse.STUDY_UID: b"1.2.3\0 ", STUDY_INSTANCES: b"\xe9 "}, dimse.IMPLICIT_LE)
+    with scripted(answers((0xFF01, padded), (0, None))) as peer, scu.FindSession(peer) as session:
+        (row,) = session.find("STUDY", {}, [dimse.STUDY_UID, STUDY_INSTANCES])
+        assert session.saw_ff01
+    assert row == {dimse.STUDY_UID: "1.2.3", STUDY_INSTANCES: "é"}
+
+
+def test_patient_root_where_study_root_is_refused() -> None:
+    """A PACS with only Patient Root is asked by that."""
+    with scripted(answers((0, None)), dimse.STUDY_ROOT_FIND) as peer, scu.FindSession(peer) as session:
+        assert list(session.find("STUDY", {}, [])) == []
+        assert session.patient_root
+
+
+@pytest.mark.parametrize("obeys", [True, False])
+def test_stopping_a_move_cancels_and_raises(obeys: bool) -> None:
+    """The reason to stop is sent as C-CANCEL and raised, whether the PACS obeys or not, within about two seconds."""
+    seen: list[int] = []
+    request: list[dimse.Message] = []
+
+    def script(there: Association, message: dimse.Message) -> None:
+        seen.append(message.command.field)
+        if message.command.field == dimse.C_MOVE:
+            request.append(message)
+            answers((0xFF00, None))(there, message)
+        elif obeys:
+            answers((0xFE00, None))(there, request[0])
+
+    started = time.monotonic()
+    with scripted(script) as peer:
+        with pytest.raises(errors.SourceStalled, match="too slow"):
+            scu.move(
+                peer, "MIGRATE", study="1.2", poll_s=0.05,
+                should_stop=lambda: "too slow" if time.monotonic() - started > 0.3 else None,
+            )  # fmt: skip
+        until(lambda: dimse.C_CANCEL in seen)
+    assert time.monotonic() - started < 5
+
+
+def test_absent_numbers_are_none_and_failed_uids_are_told() -> None:
+    """A final answer without counts has None for them, and its list of failed UIDs comes along."""
+    failed = dimse.encode_identifier({dimse.FAILED_SOPS: "1.2\\1.3"}, dimse.IMPLICIT_LE)
+    with scripted(answers((0xB000, failed))) as peer:
+        result = scu.move(peer, "MIGRATE", study="1.2", should_stop=never)
+    assert scu.MoveResult(0xB000, failed_sops=("1.2", "1.3")) == result
+
+
+def test_abort_in_a_move() -> None:
+    """An association that breaks in the middle of a move is MoveFailed."""
+    with scripted(lambda there, _: there.abort()) as peer, pytest.raises(errors.MoveFailed):
+        scu.move(peer, "MIGRATE", study="1.2", should_stop=never)
