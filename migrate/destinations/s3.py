@@ -1,0 +1,267 @@
+"""An S3 bucket as destination: the store is told the known checksum, refuses other bytes, and attests what it holds."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from migrate.config import S3Settings
+from migrate.destinations.s3_errors import error_of, telling
+from migrate.destinations.s3_probe import Word, probe
+from migrate.destinations.s3_transport import (
+    MULTIPART_FROM_BYTES,
+    Headers,
+    NoAnswer,
+    StoreSaid,
+    Transport,
+    base64_of,
+    crc_base64,
+)
+from migrate.errors import (
+    DestinationError,
+    DestinationRefused,
+    KeyTaken,
+    ObjectDiffers,
+    ObjectMissing,
+    PutFailed,
+    StagedFileLost,
+)
+from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
+from migrate.staging import hash_file, local_error
+
+_CONFLICTS = 6  # 409 means "again": two puts of one key met
+_SHA256, _CRC = "x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"
+
+
+class S3:
+    """Objects in a bucket; see `Destination` for the contract.
+
+    What the store's checksums and create-only puts are worth is probed once per process (`Word`). Where they prove
+    nothing, staged files are hashed before the put, existing keys are looked up first, and every proof is READ_BACK.
+    """
+
+    def __init__(self, settings: S3Settings, *, transport: Callable[[S3Settings], Transport] = Transport) -> None:
+        self.settings = settings
+        with telling("opening it"):
+            self._transport = transport(settings)
+        self.identity = f"s3://{settings.bucket}/{settings.prefix} @ {self._transport.endpoint}"
+        self._lock = threading.Lock()
+        self._word: Word | None = None
+        self._put_headers = {"content-type": "application/dicom"}
+        self._probe_options: dict[str, Any] = {}
+        if settings.storage_class:
+            self._put_headers["x-amz-storage-class"] = settings.storage_class
+            self._probe_options["StorageClass"] = settings.storage_class
+        if settings.kms_key_id:
+            self._put_headers["x-amz-server-side-encryption"] = "aws:kms"
+            self._put_headers["x-amz-server-side-encryption-aws-kms-key-id"] = settings.kms_key_id
+            self._probe_options |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": settings.kms_key_id}
+
+    # -- the contract
+    def check(self) -> list[Finding]:
+        """See `Destination.check`."""
+        found: list[Finding] = []
+
+        def add(name: str, good: bool, detail: str, hint: str = "") -> None:
+            found.append(Finding(f"destination {name}", "ok" if good else "warn", detail, hint, "destination"))
+
+        doing = "reach"
+        try:
+            with telling("a look at the bucket"):
+                self._transport.call("head_bucket")
+            add("reach", True, self.identity)
+            doing = "write"
+            word = self._probed()
+            size, _, _ = self._read(f"{self.settings.prefix}_pacs-migrate/probe", 1 << 10)
+            add("write", size > 0, "a probe object was written and read")
+            add("no overwriting", word.create_only, "a second put is refused" if word.create_only else "the store overwrites",
+                "Existing keys are looked up first; let nobody else write under the prefix.")  # fmt: skip
+            add("checksum", word.sha256, "the store attests its objects" if word.sha256 else "the store's checksums prove nothing",
+                "Every object is read back and hashed instead: slower, and proven all the same.")  # fmt: skip
+            add("multipart", word.crc64nvme, "large objects go in parts" if word.crc64nvme else "large objects go in one request",
+                "The store does not check CRC64NVME of whole multipart objects; up to 5 GiB go in one request.")  # fmt: skip
+            doing = "unfinished uploads"
+            with telling("listing unfinished uploads"):
+                left = len(list(self._transport.orphans(f"{self.settings.prefix}studies/")))
+            add(doing, not left, f"{left} unfinished", "They are aborted when a run starts.")
+        except DestinationError as error:
+            # unfinished uploads cost money, not images
+            level = "fail" if doing != "unfinished uploads" else "warn"
+            failed = Finding(f"destination {doing}", "fail" if level == "fail" else "warn", str(error), error.hint, "destination")
+            found.append(failed)
+        return found
+
+    def prepare(self) -> None:
+        """See `Destination.prepare`: probes the store and aborts multipart uploads that a killed run left."""
+        with telling("a look at the bucket"):
+            self._transport.call("head_bucket")
+        self._probed()
+        try:
+            for key, upload in list(self._transport.orphans(f"{self.settings.prefix}studies/")):
+                self._abort(key, upload)
+        except StoreSaid as said:  # leftovers cost money, not images: no reason not to run
+            if said.status not in (400, 403, 404, 405, 501):
+                raise error_of(said, "listing unfinished uploads") from said
+        except NoAnswer as silence:
+            raise error_of(silence, "listing unfinished uploads") from silence
+
+    def put(self, item: Item, file: Path) -> Receipt:
+        """See `Destination.put`."""
+        key, fixity, word = self._key(item), item.fixity, self._probed()
+        self._expect_staged(file, fixity, whole=not word.sha256)
+        if not word.create_only and (receipt := self._existing(key, fixity, missing_ok=True)):
+            return receipt
+        multipart = fixity.size_bytes > MULTIPART_FROM_BYTES and word.crc64nvme
+        headers = self._put_headers | {"x-amz-meta-dataset-sha256": fixity.dataset_sha256.hex()}
+        headers |= {_CRC: crc_base64(fixity.crc64nvme)} if multipart else {_SHA256: base64_of(fixity.file_sha256)}
+        for attempt in range(1, _CONFLICTS + 1):
+            try:
+                answer = self._transport.put(key, file, fixity.size_bytes, headers, multipart=multipart)
+            except StoreSaid as said:
+                if said.status == 412:
+                    receipt = self._existing(key, fixity)
+                    assert receipt is not None
+                    return receipt
+                if said.status == 409 and attempt < _CONFLICTS:
+                    time.sleep(random.uniform(0, 0.05 * 2**attempt))
+                    continue
+                self._explain(error_of(said, "an object"), file, fixity, said)
+            except NoAnswer as silence:
+                self._explain(error_of(silence, "putting an object"), file, fixity, silence)
+            else:
+                if multipart:  # the checksum stands in the completion's body, which the client keeps to itself
+                    with telling("a look at an object"):
+                        answer = {**self._transport.head(key), **answer}
+                return _receipt(key, answer)
+        raise PutFailed("The store saw conflicting puts of one key again and again.")
+
+    def verify(self, item: Item, *, deep: bool = False) -> Proof:
+        """See `Destination.verify`: ATTESTED by the store's own checksum, otherwise READ_BACK."""
+        key = item.receipt.key if item.receipt else self._key(item)
+        version = item.receipt.version if item.receipt else None
+        return self._prove(key, item.fixity, version, deep=deep)
+
+    def close(self) -> None:
+        """See `Destination.close`."""
+        self._transport.close()
+
+    # -- steps
+    def _key(self, item: Item) -> str:
+        return object_key(item.ref, self.settings.prefix, beside=item.fixity.dataset_sha256 if item.beside else None)
+
+    def _probed(self) -> Word:
+        with self._lock:
+            if self._word is None:
+                with telling("a probe"):
+                    try:
+                        self._word = probe(self._transport, self.settings.prefix, self._probe_options)
+                    except StoreSaid as said:
+                        if isinstance(error := error_of(said, "a probe"), PutFailed) and said.status < 429:
+                            raise DestinationRefused(str(error), hint="Check the options under [destination].") from said
+                        raise
+            return self._word
+
+    def _abort(self, key: str, upload: str) -> None:
+        try:
+            self._transport.call("abort_multipart_upload", Key=key, UploadId=upload)
+        except StoreSaid as said:
+            if said.code != "NoSuchUpload":
+                raise
+
+    def _head(self, key: str) -> Headers:
+        try:
+            return self._transport.head(key)
+        except StoreSaid as said:
+            if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
+                raise ObjectMissing(f"Nothing stands at {key}.") from said
+            raise error_of(said, "a look at an object") from said
+        except NoAnswer as silence:
+            raise error_of(silence, "looking at an object") from silence
+
+    def _read(self, key: str, size_bytes: int) -> tuple[int, bytes, str | None]:
+        try:
+            return self._transport.sha256_of(key, size_bytes)
+        except StoreSaid as said:
+            if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
+                raise ObjectMissing(f"Nothing stands at {key}.") from said
+            raise error_of(said, "reading an object") from said
+        except NoAnswer as silence:
+            raise error_of(silence, "reading an object") from silence
+
+    def _prove(self, key: str, fixity: Fixity, version: str | None, *, deep: bool = False,
+               headers: Headers | None = None) -> Proof:  # fmt: skip
+        word = self._probed()
+        headers = self._head(key) if headers is None else headers
+        size = headers.get("content-length", "")
+        if size.isdigit() and int(size) != fixity.size_bytes:
+            raise ObjectDiffers(f"{key} has {size} bytes instead of {fixity.size_bytes}.")
+        _same_version(key, version, headers.get("x-amz-version-id"))
+        whole = headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT"
+        said = {
+            base64_of(fixity.file_sha256): headers.get(_SHA256) if word.sha256 and whole else None,
+            crc_base64(fixity.crc64nvme): headers.get(_CRC) if word.crc64nvme and whole else None,
+        }
+        for ours, theirs in said.items():
+            if theirs and theirs != ours:
+                raise ObjectDiffers(f"{key} has other bytes than were received, says the store (checksum {theirs}).")
+        if not deep and size.isdigit() and any(said.values()):
+            return Proof.ATTESTED
+        size_bytes, sha256, found = self._read(key, fixity.size_bytes)
+        _same_version(key, version, found)
+        if size_bytes != fixity.size_bytes:
+            raise ObjectDiffers(f"{key} has other bytes than the {fixity.size_bytes} that were received.")
+        if sha256 != fixity.file_sha256:
+            raise ObjectDiffers(f"{key} has other bytes than were received (SHA-256 {sha256.hex()}).")
+        return Proof.READ_BACK
+
+    def _existing(self, key: str, fixity: Fixity, *, missing_ok: bool = False) -> Receipt | None:
+        """The receipt of an object that stands there already, if it is ours. Raises KeyTaken."""
+        try:
+            headers = self._head(key)
+            self._prove(key, fixity, None, headers=headers)
+        except ObjectMissing as error:
+            if missing_ok:
+                return None
+            raise PutFailed("The store said that the key is taken, and then that it is not.") from error
+        except ObjectDiffers as error:
+            raise KeyTaken(f"Something else stands at {key}: {error}") from error
+        return _receipt(key, headers)
+
+    def _expect_staged(self, file: Path, fixity: Fixity, *, whole: bool) -> None:
+        """Raises StagedFileLost unless the file is there with its size (and, with `whole`, its bytes); LocalError."""
+        try:
+            if whole:
+                same = hash_file(file) == (fixity.size_bytes, fixity.file_sha256)
+            else:
+                same = file.stat().st_size == fixity.size_bytes
+        except FileNotFoundError as error:
+            raise StagedFileLost("The staged file is gone.") from error
+        except OSError as error:
+            raise local_error(error, "reading a staged file") from error
+        if not same:
+            raise StagedFileLost("The staged file's bytes are no longer those that were received.")
+
+    def _explain(self, error: DestinationError, file: Path, fixity: Fixity, cause: Exception) -> None:
+        """Raise `error`, or StagedFileLost where a failed put is explained by the staged file itself."""
+        if isinstance(error, PutFailed):
+            self._expect_staged(file, fixity, whole=True)
+        raise error from cause
+
+
+def _same_version(key: str, ours: str | None, theirs: str | None) -> None:
+    if ours and theirs and ours != theirs:
+        raise ObjectDiffers(f"{key} has another version ({theirs}) than the one stored ({ours}).")
+
+
+def _receipt(key: str, headers: Headers) -> Receipt:
+    checksum = None
+    if value := headers.get(_SHA256):
+        checksum = f"SHA256:{value}"
+    elif value := headers.get(_CRC):
+        checksum = f"CRC64NVME:{value}"
+    version = headers.get("x-amz-version-id")
+    return Receipt(key, None if version == "null" else version, headers.get("etag", "").strip('"') or None, checksum)

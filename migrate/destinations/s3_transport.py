@@ -1,0 +1,291 @@
+"""Bytes to and from an S3 store: awscrt's S3Client for puts and heads, boto3 for everything small or streamed.
+
+Nothing here knows of proofs: an answer is either headers, or `StoreSaid` (the store's refusal), or `NoAnswer`.
+"""
+
+from __future__ import annotations
+
+import base64
+import concurrent.futures
+import hashlib
+import ipaddress
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import boto3
+import botocore.exceptions
+import botocore.session
+from awscrt.auth import AwsCredentials, AwsCredentialsProvider
+from awscrt.exceptions import AwsCrtError
+from awscrt.http import HttpHeaders, HttpRequest
+from awscrt.io import ClientBootstrap, ClientTlsContext, DefaultHostResolver, EventLoopGroup, TlsContextOptions
+from awscrt.s3 import (
+    S3Client,
+    S3FileIoOptions,
+    S3RequestTlsMode,
+    S3RequestType,
+    S3ResponseError,
+    create_default_s3_signing_config,
+)
+from botocore.config import Config
+
+from migrate.config import S3Settings
+from migrate.errors import DestinationRefused
+
+MULTIPART_FROM_BYTES = 16 << 20
+_PART_BYTES = 8 << 20
+_MEMORY_BYTES = 256 << 20  # the least that the client accepts; whole parts are streamed, so it stays far below
+_SINGLE_MAX_BYTES = 5 << 30
+_SLOWEST_BYTES_S = 128 << 10
+_PATIENCE_S = 120.0
+_CONNECT_S = 10
+_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
+
+Headers = Mapping[str, str]
+
+
+class StoreSaid(Exception):
+    """The store answered and did not do it; `code` is its own error code, or `HTTP nnn` where it gave none."""
+
+    def __init__(self, status: int, code: str | None, headers: Headers | None = None) -> None:
+        self.status, self.code = status, code or f"HTTP {status}"
+        self.headers = headers or {}
+        super().__init__(self.code)
+
+
+class NoAnswer(Exception):
+    """No answer came. `kind` tells whose trouble it is: the network's, our credentials', or our own file's."""
+
+    def __init__(self, reason: str, kind: str = "network") -> None:
+        self.reason, self.kind = reason, kind
+        super().__init__(reason)
+
+
+def base64_of(digest: bytes) -> str:
+    """A checksum as S3 headers carry it."""
+    return base64.b64encode(digest).decode()
+
+
+def crc_base64(crc64nvme: int) -> str:
+    """A CRC64NVME as S3 headers carry it: big-endian, base64."""
+    return base64_of(crc64nvme.to_bytes(8, "big"))
+
+
+def error_code(body: bytes | None) -> str | None:
+    """The error code in an answer's body; None for an empty, HTML or broken one."""
+    match = _CODE.search(body or b"")
+    return match[1].decode() if match else None
+
+
+class Transport:
+    """One bucket on one store. Connects on first use; threads may share it, processes may not.
+
+    `patience_s` is what any request may take at least; puts and reads get more with their size.
+    """
+
+    def __init__(self, settings: S3Settings, *, patience_s: float = _PATIENCE_S) -> None:
+        self.settings, self._patience_s = settings, patience_s
+        core = botocore.session.Session()
+        with _boto_errors():
+            self._session = boto3.Session(botocore_session=core, region_name=settings.region)
+            self.region: str = settings.region or self._session.region_name or "us-east-1"
+            self.boto: Any = self._session.client("s3", **self._boto_options())
+            self._ca_file = core.get_config_variable("ca_bundle")
+        url = urlsplit(self.boto.meta.endpoint_url)
+        self.is_aws = (url.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+        self.endpoint = "aws" if self.is_aws else f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
+        self._encrypted = url.scheme == "https"
+        if not self._encrypted and not settings.allow_http and not _is_loopback(url.hostname or ""):
+            raise DestinationRefused(
+                "The endpoint is not encrypted.", hint="Use https://, or set allow_http = true if that is really meant."
+            )
+        self._host, self._base = url.netloc.rpartition("@")[2], url.path.rstrip("/")
+        if self.is_aws and "." not in settings.bucket:  # a dotted bucket does not fit the certificate
+            self._host = f"{settings.bucket}.{self._host}"
+        else:
+            self._base += "/" + quote(settings.bucket, safe="")
+        self._owner = {"x-amz-expected-bucket-owner": settings.bucket_owner} if settings.bucket_owner else {}
+        self._lock = threading.Lock()
+        self._client: S3Client | None = None
+        self._has_credentials = False
+
+    def _boto_options(self) -> dict[str, Any]:
+        style = "path" if self.settings.endpoint_url else "auto"
+        config = Config(
+            s3={"addressing_style": style}, retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=_CONNECT_S, read_timeout=min(60, self._patience_s), max_pool_connections=max(10, self.settings.workers),
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        )  # fmt: skip
+        return {"endpoint_url": self.settings.endpoint_url, "config": config, "region_name": self.region}
+
+    # -- large and many: awscrt
+    def put(self, key: str, file: Path, size_bytes: int, headers: Mapping[str, str], *, multipart: bool) -> Headers:
+        """PutObject of a file, create-only; answers with the store's headers in lower case.
+
+        With `multipart` in parts, otherwise one request up to 5 GiB; streamed either way. Raises StoreSaid, NoAnswer.
+        """
+        if not multipart and size_bytes > _SINGLE_MAX_BYTES:
+            raise StoreSaid(400, "EntityTooLarge")
+        threshold = MULTIPART_FROM_BYTES if multipart else max(size_bytes + 1, MULTIPART_FROM_BYTES)
+        return self._request(
+            "PUT", key, {"content-length": str(size_bytes), "if-none-match": "*", **headers},
+            self._patience_s + size_bytes / _SLOWEST_BYTES_S, type=S3RequestType.PUT_OBJECT, send_filepath=str(file),
+            multipart_upload_threshold=threshold,
+        )  # fmt: skip
+
+    def head(self, key: str) -> Headers:
+        """HeadObject with checksums, of the newest version. Raises StoreSaid, NoAnswer."""
+        return self._request(
+            "HEAD", key, {"x-amz-checksum-mode": "ENABLED"}, self._patience_s,
+            type=S3RequestType.DEFAULT, operation_name="HeadObject",
+        )  # fmt: skip
+
+    def _request(self, method: str, key: str, headers: Mapping[str, str], limit_s: float, **options: Any) -> Headers:
+        client = self._connected()
+        answer: dict[str, str] = {}
+
+        def on_headers(status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
+            answer.update((name.lower(), value) for name, value in headers)
+
+        every = HttpHeaders([("host", self._host), *headers.items(), *self._owner.items()])
+        request = HttpRequest(method, f"{self._base}/{quote(key, safe='/~')}", every)
+        try:
+            running = client.make_request(request=request, on_headers=on_headers, **options)
+        except AwsCrtError as error:
+            raise _no_answer(error) from error
+        try:
+            running.finished_future.result(limit_s)
+        except concurrent.futures.TimeoutError as error:
+            running.cancel()  # also aborts a multipart upload
+            with suppress(Exception):
+                running.finished_future.result(5)
+            raise NoAnswer(f"nothing was finished within {limit_s:.0f} s") from error
+        except S3ResponseError as error:
+            said = {name.lower(): value for name, value in error.headers or ()}
+            raise StoreSaid(error.status_code or 0, error_code(error.body), said) from error
+        except AwsCrtError as error:
+            raise _no_answer(error) from error
+        return answer
+
+    def _connected(self) -> S3Client:
+        with self._lock:
+            if self._client is None:
+                loops = EventLoopGroup(2)
+                bootstrap = ClientBootstrap(loops, DefaultHostResolver(loops))
+                provider = AwsCredentialsProvider.new_delegate(self._credentials)
+                tls = None
+                if self._encrypted and self._ca_file:
+                    options = TlsContextOptions()
+                    options.override_default_trust_store_from_path(None, str(self._ca_file))
+                    tls = ClientTlsContext(options).new_connection_options()
+                self._client = S3Client(
+                    bootstrap=bootstrap, region=self.region, tls_connection_options=tls,
+                    tls_mode=S3RequestTlsMode.ENABLED if self._encrypted else S3RequestTlsMode.DISABLED,
+                    signing_config=create_default_s3_signing_config(region=self.region, credential_provider=provider),
+                    part_size=_PART_BYTES, multipart_upload_threshold=MULTIPART_FROM_BYTES, memory_limit=_MEMORY_BYTES,
+                    fio_options=S3FileIoOptions(should_stream=True), max_active_connections_override=self.settings.workers,
+                    connect_timeout_ms=_CONNECT_S * 1000,
+                )  # fmt: skip
+            if not self._has_credentials:
+                self._credentials()  # here it can raise what the delegate could not tell
+                self._has_credentials = True
+            return self._client
+
+    def _credentials(self) -> AwsCredentials:
+        with _boto_errors():
+            found = self._session.get_credentials()
+            if found is None:
+                raise NoAnswer("no credentials were found", "credentials")
+            now = found.get_frozen_credentials()
+        return AwsCredentials(now.access_key, now.secret_key, now.token)
+
+    # -- small and rare: boto3
+    def call(self, operation: str, **parameters: Any) -> Any:
+        """A boto3 call on this bucket, e.g. `call("head_bucket")`. Raises StoreSaid, NoAnswer."""
+        if self.settings.bucket_owner:
+            parameters["ExpectedBucketOwner"] = self.settings.bucket_owner
+        with _boto_errors():
+            return getattr(self.boto, operation)(Bucket=self.settings.bucket, **parameters)
+
+    def sha256_of(self, key: str, size_bytes: int) -> tuple[int, bytes, str | None]:
+        """Fetch an object whole and hash it: (size in bytes, SHA-256, version). Raises StoreSaid, NoAnswer.
+
+        Stops reading after `size_bytes` + 1: a longer object differs anyway.
+        """
+        answer = self.call("get_object", Key=key)
+        digest, size = hashlib.sha256(), 0
+        with _boto_errors(), answer["Body"] as body:
+            while size <= size_bytes and (chunk := body.read(1 << 20)):
+                digest.update(chunk)
+                size += len(chunk)
+        return size, digest.digest(), answer.get("VersionId")
+
+    def orphans(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Multipart uploads begun and never ended under a prefix: (key, upload id). Raises StoreSaid, NoAnswer."""
+        with _boto_errors():
+            owner = {"ExpectedBucketOwner": self.settings.bucket_owner} if self.settings.bucket_owner else {}
+            pages = self.boto.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.settings.bucket, Prefix=prefix, **owner
+            )
+            for page in pages:
+                for upload in page.get("Uploads", ()):
+                    if upload["Key"].startswith(prefix):
+                        yield upload["Key"], upload["UploadId"]
+
+    def close(self) -> None:
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            ended = client.shutdown_event
+            del client
+            ended.wait(5)
+        self.boto.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _no_answer(error: AwsCrtError) -> NoAnswer:
+    if "CREDENTIALS" in error.name or "_AUTH_" in error.name:
+        return NoAnswer(error.name, "credentials")
+    if "_FILE_" in error.name or "CHECKSUM" in error.name or "STREAM" in error.name or "NO_SUCH" in error.name:
+        return NoAnswer(error.name, "file")
+    return NoAnswer(error.name)
+
+
+_CREDENTIALS = (
+    botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError, botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.CredentialRetrievalError, botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError,
+    botocore.exceptions.MetadataRetrievalError, botocore.exceptions.RefreshWithMFAUnsupportedError,
+    botocore.exceptions.ConfigParseError, botocore.exceptions.ConfigNotFound,
+)  # fmt: skip
+_SETTINGS = (botocore.exceptions.ValidationError, botocore.exceptions.ParamValidationError, ValueError)
+
+
+@contextmanager
+def _boto_errors() -> Iterator[None]:
+    try:
+        yield
+    except botocore.exceptions.ClientError as error:
+        meta = error.response.get("ResponseMetadata", {})
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        headers = {str(name).lower(): str(value) for name, value in meta.get("HTTPHeaders", {}).items()}
+        # of an answer without a body botocore makes a code out of the number
+        raise StoreSaid(int(meta.get("HTTPStatusCode", 0)), None if code.isdigit() else code, headers) from error
+    except _CREDENTIALS as error:
+        raise NoAnswer(type(error).__name__, "credentials") from error
+    except _SETTINGS as error:
+        raise NoAnswer(f"{type(error).__name__}: {error}", "settings") from error
+    except (botocore.exceptions.BotoCoreError, OSError) as error:
+        raise NoAnswer(type(error).__name__) from error
+
+
