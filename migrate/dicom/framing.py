@@ -97,7 +97,8 @@ def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> N
     kind, end, last = _DATASET, size, -1
     # The frame at work lies in local names; the ones around it wait here.
     around: list[tuple[int, int, int, bool, bool]] = []
-    headers = depth = odd_end = 0
+    headers = depth = 0
+    odd_end = -1  # where the last element of odd length ended
     while True:
         if position == end and kind in (_DATASET, _SEQUENCE):
             if not around:
