@@ -61,7 +61,7 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 
     All ports are chosen here: it would derive some from others, and parallel runs would clash.
     """
-    ports = free_ports(11)
+    ports = free_ports(10)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     identity = {
         "name": "test",
@@ -69,11 +69,10 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
-             "filer.port.grpc", "admin.port", "admin.port.grpc", "webdav.port")  # fmt: skip
+    names = [f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc")]
     command = [
-        str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+        str(Path(sys.executable).parent / "weed"), "mini", f"-dir={folder / 'data'}",
+        "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
         "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
         "-master.telemetry=false", f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=256",
     ]  # fmt: skip

@@ -29,7 +29,9 @@ from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
 from migrate.staging import local_error
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EFBIG}
+_REFUSED = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EFBIG,
+}  # fmt: skip
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 _CHUNK_BYTES = 1 << 20
 _LOW_BYTES = 1 << 30
@@ -61,9 +63,11 @@ class Folder:
         except (DestinationError, OSError) as error:
             hint = error.hint if isinstance(error, DestinationError) else DestinationUnreachable.default_hint
             return [Finding("destination folder", "fail", str(error), hint, "destination")]
-        level, hint = ("ok", "") if free >= _LOW_BYTES else ("warn", "Is this the right disk? A PACS needs more.")
         size = f"{free / (1 << 30):,.1f} GiB free"
-        return [*found, Finding("destination space", "ok" if level == "ok" else "warn", size, hint, "destination")]
+        if free < _LOW_BYTES:
+            hint = "Is this the right disk? A PACS needs more."
+            return [*found, Finding("destination space", "warn", size, hint, "destination")]
+        return [*found, Finding("destination space", "ok", size, part="destination")]
 
     def prepare(self) -> None:
         """See `Destination.prepare`: makes the folder if it is new, and removes our own temporary files."""
@@ -87,6 +91,9 @@ class Folder:
             temporary = self._tmp / f"{os.getpid():x}-{id(self):x}-{next(self._numbers):x}.part"
             try:
                 self._copy(file, temporary, item.fixity)
+                if not final.parent.is_dir():
+                    with self._lock:
+                        self._durable.clear()  # somebody may have removed what this process once made
                 self._make_folder(final.parent)
                 try:
                     self._publish(temporary, final)
@@ -200,8 +207,9 @@ class Folder:
             if size != fixity.size_bytes:
                 raise ObjectDiffers(f"{key} has {size} bytes instead of {fixity.size_bytes}.")
             if hasattr(os, "posix_fadvise"):
-                os.fsync(file.fileno())  # only clean pages can be dropped
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                with suppress(OSError):  # a wish only; where the disk fails, the read says so
+                    os.fsync(file.fileno())  # only clean pages can be dropped
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             digest = hashlib.file_digest(file, "sha256").digest()
         if digest != fixity.file_sha256:
             raise ObjectDiffers(f"{key} has other bytes than were received (SHA-256 {digest.hex()}).")

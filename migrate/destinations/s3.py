@@ -6,8 +6,9 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from migrate.config import S3Settings
 from migrate.destinations.s3_errors import error_of, telling
@@ -34,6 +35,11 @@ from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
 from migrate.staging import hash_file, local_error
 
 _CONFLICTS = 6  # 409 means "again": two puts of one key met
+_LOOKS_FIRST = "Existing keys are looked up first instead; let nobody else write under the prefix."
+_READS_BACK = "Every object is read back and hashed instead: slower, and proven all the same."
+_ONE_REQUEST = (
+    "The store does not check the CRC64NVME of a whole multipart object; 5 GiB is then the most for an object."
+)
 _SHA256, _CRC = "x-amz-checksum-sha256", "x-amz-checksum-crc64nvme"
 
 
@@ -66,8 +72,9 @@ class S3:
         """See `Destination.check`."""
         found: list[Finding] = []
 
-        def add(name: str, good: bool, detail: str, hint: str = "") -> None:
-            found.append(Finding(f"destination {name}", "ok" if good else "warn", detail, hint, "destination"))
+        def add(name: str, good: bool, detail: str, otherwise: str = "", hint: str = "") -> None:
+            told = Finding(f"destination {name}", "ok", detail, part="destination")
+            found.append(told if good else replace(told, level="warn", detail=otherwise, hint=hint))
 
         doing = "reach"
         try:
@@ -76,23 +83,37 @@ class S3:
             add("reach", True, self.identity)
             doing = "write"
             word = self._probed()
-            size, _, _ = self._read(f"{self.settings.prefix}_pacs-migrate/probe", 1 << 10)
-            add("write", size > 0, "a probe object was written and read")
-            add("no overwriting", word.create_only, "a second put is refused" if word.create_only else "the store overwrites",
-                "Existing keys are looked up first; let nobody else write under the prefix.")  # fmt: skip
-            add("checksum", word.sha256, "the store attests its objects" if word.sha256 else "the store's checksums prove nothing",
-                "Every object is read back and hashed instead: slower, and proven all the same.")  # fmt: skip
-            add("multipart", word.crc64nvme, "large objects go in parts" if word.crc64nvme else "large objects go in one request",
-                "The store does not check CRC64NVME of whole multipart objects; up to 5 GiB go in one request.")  # fmt: skip
+            self._read(f"{self.settings.prefix}_pacs-migrate/probe", 1 << 10)
+            add("write", True, "a probe object was written and read")
+            add(
+                "no overwriting",
+                word.create_only,
+                "a second put is refused",
+                "the store overwrites objects",
+                _LOOKS_FIRST,
+            )
+            add(
+                "checksum",
+                word.sha256,
+                "the store attests its objects",
+                "the store's checksums prove nothing",
+                _READS_BACK,
+            )
+            add(
+                "multipart",
+                word.crc64nvme,
+                "large objects go in parts",
+                "large objects go in one request",
+                _ONE_REQUEST,
+            )
             doing = "unfinished uploads"
             with telling("listing unfinished uploads"):
-                left = len(list(self._transport.orphans(f"{self.settings.prefix}studies/")))
-            add(doing, not left, f"{left} unfinished", "They are aborted when a run starts.")
+                left = len(self._transport.orphans(f"{self.settings.prefix}studies/"))
+            add(doing, not left, "none", f"{left}", "They are aborted when a run starts.")
         except DestinationError as error:
             # unfinished uploads cost money, not images
-            level = "fail" if doing != "unfinished uploads" else "warn"
-            failed = Finding(f"destination {doing}", "fail" if level == "fail" else "warn", str(error), error.hint, "destination")
-            found.append(failed)
+            level: Literal["fail", "warn"] = "warn" if doing == "unfinished uploads" else "fail"
+            found.append(Finding(f"destination {doing}", level, str(error), error.hint, "destination"))
         return found
 
     def prepare(self) -> None:
@@ -101,7 +122,7 @@ class S3:
             self._transport.call("head_bucket")
         self._probed()
         try:
-            for key, upload in list(self._transport.orphans(f"{self.settings.prefix}studies/")):
+            for key, upload in self._transport.orphans(f"{self.settings.prefix}studies/"):
                 self._abort(key, upload)
         except StoreSaid as said:  # leftovers cost money, not images: no reason not to run
             if said.status not in (400, 403, 404, 405, 501):
@@ -154,15 +175,19 @@ class S3:
         return object_key(item.ref, self.settings.prefix, beside=item.fixity.dataset_sha256 if item.beside else None)
 
     def _probed(self) -> Word:
+        if self._word is not None:
+            return self._word
         with self._lock:
             if self._word is None:
-                with telling("a probe"):
-                    try:
-                        self._word = probe(self._transport, self.settings.prefix, self._probe_options)
-                    except StoreSaid as said:
-                        if isinstance(error := error_of(said, "a probe"), PutFailed) and said.status < 429:
-                            raise DestinationRefused(str(error), hint="Check the options under [destination].") from said
-                        raise
+                try:
+                    self._word = probe(self._transport, self.settings.prefix, self._probe_options)
+                except StoreSaid as said:
+                    error = error_of(said, "a probe object")
+                    if isinstance(error, PutFailed) and said.status < 429:  # no object's fault: it would hit every one
+                        error = DestinationRefused(str(error), hint="Check the options under [destination].")
+                    raise error from said
+                except NoAnswer as silence:
+                    raise error_of(silence, "probing the store") from silence
             return self._word
 
     def _abort(self, key: str, upload: str) -> None:

@@ -48,7 +48,9 @@ _REFUSALS = {
     "InvalidEncryptionAlgorithmError": _KMS,
     "NotImplemented": "The store lacks something that is needed here: puts that overwrite nothing (If-None-Match).",
 }
-_SLOW_DOWN = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout"}
+_SLOW_DOWN = {
+    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
+}  # fmt: skip
 
 
 def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
@@ -57,7 +59,7 @@ def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
         if trouble.kind == "credentials":
             return DestinationRefused(f"No usable credentials for the store: {trouble.reason}.", hint=_KEYS)
         if trouble.kind == "settings":
-            return DestinationRefused(f"The store's settings cannot work: {trouble.reason}", hint=_BUCKET)
+            return DestinationRefused(f"The store's settings cannot work: {trouble.reason.rstrip('.')}.", hint=_BUCKET)
         if trouble.kind == "file":
             return PutFailed(f"Sending the staged file failed while {doing}: {trouble.reason}.")
         if "TLS" in trouble.reason or "SSL" in trouble.reason:

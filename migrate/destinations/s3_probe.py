@@ -1,8 +1,8 @@
 """What an S3 store's word is worth, found out by lying to it.
 
-Some stores echo whatever checksum they were sent, or ignore If-None-Match. So a wrong checksum is offered, which must be
-refused, and a second create-only put is made, which must be refused, too. Probe objects are a few bytes long, lie under
-`{prefix}_pacs-migrate/`, and stay: a sound store keeps two of them for good.
+Some stores echo whatever checksum they were sent, or ignore If-None-Match. So a wrong checksum is offered, which must
+be refused, and a second create-only put is made, which must be refused, too. Probe objects are a few bytes long, lie
+under `{prefix}_pacs-migrate/`, and stay: a sound store keeps two of them for good.
 """
 
 from __future__ import annotations

@@ -11,14 +11,15 @@ import hashlib
 import ipaddress
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import boto3
 import botocore.exceptions
+import botocore.parsers
 import botocore.session
 from awscrt.auth import AwsCredentials, AwsCredentialsProvider
 from awscrt.exceptions import AwsCrtError
@@ -94,18 +95,23 @@ class Transport:
         with _boto_errors():
             self._session = boto3.Session(botocore_session=core, region_name=settings.region)
             self.region: str = settings.region or self._session.region_name or "us-east-1"
-            self.boto: Any = self._session.client("s3", **self._boto_options())
+            self.boto = self._boto("path" if settings.endpoint_url else "auto")
             self._ca_file = core.get_config_variable("ca_bundle")
-        url = urlsplit(self.boto.meta.endpoint_url)
-        self.is_aws = (url.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
-        self.endpoint = "aws" if self.is_aws else f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
+            url = urlsplit(self.boto.meta.endpoint_url)
+            is_aws = (url.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+            if not is_aws and not settings.endpoint_url:  # AWS_ENDPOINT_URL or a profile names it
+                self.boto = self._boto("path")
+        own = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
+        self.endpoint = "aws" if is_aws else own
         self._encrypted = url.scheme == "https"
         if not self._encrypted and not settings.allow_http and not _is_loopback(url.hostname or ""):
             raise DestinationRefused(
                 "The endpoint is not encrypted.", hint="Use https://, or set allow_http = true if that is really meant."
             )
         self._host, self._base = url.netloc.rpartition("@")[2], url.path.rstrip("/")
-        if self.is_aws and "." not in settings.bucket:  # a dotted bucket does not fit the certificate
+        if (
+            is_aws and not settings.endpoint_url and "." not in settings.bucket
+        ):  # a dotted bucket does not fit the certificate
             self._host = f"{settings.bucket}.{self._host}"
         else:
             self._base += "/" + quote(settings.bucket, safe="")
@@ -114,14 +120,16 @@ class Transport:
         self._client: S3Client | None = None
         self._has_credentials = False
 
-    def _boto_options(self) -> dict[str, Any]:
-        style = "path" if self.settings.endpoint_url else "auto"
+    def _boto(self, addressing_style: Literal["path", "auto"]) -> Any:
         config = Config(
-            s3={"addressing_style": style}, retries={"mode": "standard", "total_max_attempts": 3},
-            connect_timeout=_CONNECT_S, read_timeout=min(60, self._patience_s), max_pool_connections=max(10, self.settings.workers),
+            s3={"addressing_style": addressing_style}, retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=_CONNECT_S, read_timeout=min(60, self._patience_s),
+            max_pool_connections=max(10, self.settings.workers),
             request_checksum_calculation="when_required", response_checksum_validation="when_required",
         )  # fmt: skip
-        return {"endpoint_url": self.settings.endpoint_url, "config": config, "region_name": self.region}
+        return self._session.client(
+            "s3", endpoint_url=self.settings.endpoint_url, config=config, region_name=self.region
+        )
 
     # -- large and many: awscrt
     def put(self, key: str, file: Path, size_bytes: int, headers: Mapping[str, str], *, multipart: bool) -> Headers:
@@ -188,8 +196,8 @@ class Transport:
                     tls_mode=S3RequestTlsMode.ENABLED if self._encrypted else S3RequestTlsMode.DISABLED,
                     signing_config=create_default_s3_signing_config(region=self.region, credential_provider=provider),
                     part_size=_PART_BYTES, multipart_upload_threshold=MULTIPART_FROM_BYTES, memory_limit=_MEMORY_BYTES,
-                    fio_options=S3FileIoOptions(should_stream=True), max_active_connections_override=self.settings.workers,
-                    connect_timeout_ms=_CONNECT_S * 1000,
+                    fio_options=S3FileIoOptions(should_stream=True), connect_timeout_ms=_CONNECT_S * 1000,
+                    max_active_connections_override=self.settings.workers,
                 )  # fmt: skip
             if not self._has_credentials:
                 self._credentials()  # here it can raise what the delegate could not tell
@@ -225,17 +233,15 @@ class Transport:
                 size += len(chunk)
         return size, digest.digest(), answer.get("VersionId")
 
-    def orphans(self, prefix: str) -> Iterator[tuple[str, str]]:
+    def orphans(self, prefix: str) -> list[tuple[str, str]]:
         """Multipart uploads begun and never ended under a prefix: (key, upload id). Raises StoreSaid, NoAnswer."""
+        owner = {"ExpectedBucketOwner": self.settings.bucket_owner} if self.settings.bucket_owner else {}
         with _boto_errors():
-            owner = {"ExpectedBucketOwner": self.settings.bucket_owner} if self.settings.bucket_owner else {}
             pages = self.boto.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.settings.bucket, Prefix=prefix, **owner
             )
-            for page in pages:
-                for upload in page.get("Uploads", ()):
-                    if upload["Key"].startswith(prefix):
-                        yield upload["Key"], upload["UploadId"]
+            uploads = [upload for page in pages for upload in page.get("Uploads", ())]
+        return [(each["Key"], each["UploadId"]) for each in uploads if each["Key"].startswith(prefix)]
 
     def close(self) -> None:
         with self._lock:
@@ -263,12 +269,12 @@ def _no_answer(error: AwsCrtError) -> NoAnswer:
 
 
 _CREDENTIALS = (
-    botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError, botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.NoCredentialsError, botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.ProfileNotFound,
     botocore.exceptions.CredentialRetrievalError, botocore.exceptions.TokenRetrievalError, botocore.exceptions.SSOError,
     botocore.exceptions.MetadataRetrievalError, botocore.exceptions.RefreshWithMFAUnsupportedError,
     botocore.exceptions.ConfigParseError, botocore.exceptions.ConfigNotFound,
 )  # fmt: skip
-_SETTINGS = (botocore.exceptions.ValidationError, botocore.exceptions.ParamValidationError, ValueError)
 
 
 @contextmanager
@@ -283,9 +289,11 @@ def _boto_errors() -> Iterator[None]:
         raise StoreSaid(int(meta.get("HTTPStatusCode", 0)), None if code.isdigit() else code, headers) from error
     except _CREDENTIALS as error:
         raise NoAnswer(type(error).__name__, "credentials") from error
-    except _SETTINGS as error:
-        raise NoAnswer(f"{type(error).__name__}: {error}", "settings") from error
+    except botocore.exceptions.ParamValidationError as error:
+        raise NoAnswer(" ".join(str(error).split()), "settings") from error
+    except (botocore.exceptions.ValidationError, ValueError) as error:  # its text may hold the endpoint's user part
+        raise NoAnswer(type(error).__name__, "settings") from error
+    except botocore.parsers.ResponseParserError as error:
+        raise NoAnswer("the answer is not what an S3 store says") from error
     except (botocore.exceptions.BotoCoreError, OSError) as error:
         raise NoAnswer(type(error).__name__) from error
-
-
