@@ -52,9 +52,10 @@ class PracticePacs:
         self.destinations = {} if destinations is None else destinations
         self._conduct = Conduct(faults)
         self.counts = self._conduct.counts
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._listener: socket.socket | None = None
         self._threads: set[threading.Thread] = set()
+        self._late: list[threading.Thread] = []  # sending after the final answer
         self._open: set[Association] = set()
         self._sockets: set[socket.socket] = set()
         self._closing = threading.Event()
@@ -74,12 +75,21 @@ class PracticePacs:
         if self._listener is not None:
             self._listener.close()
         with self._lock:
-            ends: list[Association | socket.socket] = [*self._open, *self._sockets]
-            threads = list(self._threads)
-        for end in ends:
-            end.close()
+            associations, sockets, threads = list(self._open), list(self._sockets), list(self._threads)
+        for association in associations:
+            association.close()
+        for sock in sockets:  # still negotiating: wakes the thread that reads
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join(10)
+
+    def drain(self, limit_s: float = 30.0) -> None:
+        """Wait until everything that was promised early has been sent."""
+        with self._lock:
+            late = list(self._late)
+        for thread in late:
+            thread.join(limit_s)
 
     def __enter__(self) -> PracticePacs:
         return self.start()
@@ -87,7 +97,7 @@ class PracticePacs:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def _run(self, target: Callable[..., None], *args: object) -> None:
+    def _run(self, target: Callable[..., None], *args: object) -> threading.Thread:
         def body() -> None:
             try:
                 with contextlib.suppress(UpperLayerError, dimse.BadCommand):
@@ -100,6 +110,7 @@ class PracticePacs:
         with self._lock:
             self._threads.add(thread)
         thread.start()
+        return thread
 
     def _listen(self, listener: socket.socket) -> None:
         while not self._closing.is_set():
@@ -231,9 +242,12 @@ class PracticePacs:
             return move.end(dimse.SUCCESS)
         if "early-success" in self._conduct:
             move.remaining, move.completed = 0, len(work)
-            move.end(dimse.SUCCESS)
-            move.told = True
-            return self._run(move.send, work, destination)
+            with self._lock:  # so that whoever has the answer can `drain`
+                move.end(dimse.SUCCESS)
+                move.told = True
+                self._late = [thread for thread in self._late if thread.is_alive()]
+                self._late.append(self._run(move.send, work, destination))
+            return None
         return move.send(work, destination)
 
 

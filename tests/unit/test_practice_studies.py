@@ -1,0 +1,106 @@
+"""The synthetic archive: always the same, whole by scanner and by pydicom, and of every kind that it promises."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+
+import pydicom
+import pytest
+
+from migrate.dicom.part10 import file_header
+from migrate.dicom.scanner import scan
+from migrate.practice.studies import EMPTY, JPEG_LOSSLESS, UNDATED, Archive
+
+FIXED = "44c48fb973a506ea88d4e21f3d48e87be954cf867cc24858931296afbc9fa8f3"
+
+
+def test_truth_is_fixed() -> None:
+    """Twenty studies of seed 1 have the same bytes in every process and every release."""
+    digest = hashlib.sha256()
+    for study, series, sop, sha256 in Archive().truth():
+        digest.update(f"{study}/{series}/{sop}/{sha256.hex()}\n".encode())
+    assert digest.hexdigest() == FIXED
+
+
+def test_every_data_set_is_whole_and_says_what_its_record_says() -> None:
+    """Scanner and pydicom find the record's UIDs, and no deviation, in each data set; they differ and stay small."""
+    archive, total, seen = Archive(), 0, set()
+    for study in archive:
+        for series in study.series:
+            for instance in series.instances:
+                data = archive.dataset(instance)
+                total += len(data)
+                seen.add(hashlib.sha256(data).digest())
+                result = scan(data, 0, instance.transfer_syntax)
+                assert (result.error, result.notes) == (None, ())
+                assert (instance.sop_class, instance.sop) == (result.sop_class, result.sop)
+                assert (study.uid, series.uid) == (result.study, result.series)
+                header = file_header(instance.sop_class, instance.sop, instance.transfer_syntax)
+                dataset = pydicom.dcmread(io.BytesIO(header + data))
+                assert study.patient_name == str(dataset.PatientName)
+                assert (study.date, series.modality) == (dataset.StudyDate, dataset.Modality)
+                if "Rows" in dataset and instance.number == 1 and instance.transfer_syntax != JPEG_LOSSLESS:
+                    assert dataset.pixel_array.max() > dataset.pixel_array.min()
+    assert len(seen) == sum(study.instance_count for study in archive)
+    assert total < 40 << 20
+
+
+def test_kinds_syntaxes_and_odd_studies_are_all_there() -> None:
+    """Twenty studies hold every modality, syntax, multi-frame class, a minor, an undated and an empty study."""
+    studies = list(Archive())
+    images = [image for study in studies for series in study.series for image in series.instances]
+    assert {"CR", "CT", "MR", "US", "MG", "SR", "PR", "KO"} == {one for study in studies for one in study.modalities}
+    assert any(image.sop_class.endswith(".13.1.3") for image in images)
+    syntaxes = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1"} | {f"1.2.840.10008.1.2.4.{n}" for n in (50, 70, 90)}
+    assert syntaxes == {image.transfer_syntax for image in images}
+    assert [study.number for study in studies if not study.instance_count] == [EMPTY]
+    assert [study.number for study in studies if not study.date] == [UNDATED]
+    ages = [int(study.date[:4]) - int(study.birth_date[:4]) for study in studies if study.date]
+    assert min(ages) < 18 and max(ages) >= 18 and min(ages) >= 0
+    assert any(not study.patient_name.isascii() for study in studies)
+
+
+def test_a_uid_alone_finds_its_study() -> None:
+    """Study, series and SOP UIDs lead to their study; others, also of another seed, lead nowhere."""
+    archive = Archive(30, 5)
+    study = archive.study(13)
+    series = study.series[0]
+    for uid in (study.uid, series.uid, series.instances[0].sop):
+        assert archive.find(uid) == study
+    for uid in ("", "1.2.3", study.uid + ".99", study.uid + ".1.999", study.uid + "x", Archive(30, 6).study(13).uid):
+        assert archive.find(uid) is None
+    assert archive.find(Archive(31, 5).study(30).uid) is None
+
+
+def test_between_agrees_with_looking_at_every_study() -> None:
+    """The date index answers what a plain walk over all studies answers, in order of dates."""
+    archive = Archive(500, 3)
+    for lo, hi in (("20100101", "20151231"), ("", "20050101"), ("20200101", ""), ("", ""), ("20200101", "20190101")):
+        expected = {s.uid for s in archive if s.date and (lo or "0") <= s.date <= (hi or "9")}
+        answer = list(archive.between(lo, hi))
+        assert expected == {study.uid for study in answer}
+        assert sorted(study.date for study in answer) == [study.date for study in answer]
+
+
+def test_a_hundred_thousand_studies_cost_seconds_and_hardly_memory() -> None:
+    """A month of a big archive is found without making the others."""
+    started = time.perf_counter()
+    archive = Archive(100_000)
+    found = list(archive.between("20200101", "20200131"))
+    assert 100 < len(found) < 2000
+    assert archive.find(found[0].uid) == found[0]
+    assert time.perf_counter() - started < 10
+
+
+def test_pixels_set_the_size_and_limits_are_kept() -> None:
+    """`pixels` is the edge of native images; impossible archives are refused."""
+    archive = Archive(2, pixels=512)
+    native = next(
+        i for s in archive for e in s.series for i in e.instances if i.transfer_syntax.endswith("10008.1.2.1")
+    )
+    assert 512 * 512 * 2 < len(archive.dataset(native)) < 512 * 512 * 2 + 2000
+    for bad in ({"seed": 10_000}, {"studies": -1}, {"pixels": 1}):
+        with pytest.raises(ValueError):
+            Archive(**bad)
