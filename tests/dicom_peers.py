@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrate.dicom import dimse, part10
+from migrate.dicom import dimse, part10, scanner
 from migrate.dicom.upper_layer import Association, ProposedContext
 
 HOST = "127.0.0.1"
@@ -162,7 +162,9 @@ def store(host: str, port: int, ae_title: str, files: Sequence[Path]) -> None:
     headers = {}
     for path in files:
         with path.open("rb") as file:
-            headers[path] = part10.read_header(file)
+            _, _, syntax, offset = part10.read_header(file)
+        scan = scanner.scan_file(path, offset, syntax)  # some samples have other UIDs in their file meta
+        headers[path] = (scan.sop_class, scan.sop, syntax, offset)
     kinds = sorted({(sop_class, syntax) for sop_class, _, syntax, _ in headers.values()})
     association = Association.request(
         host, port, calling="TEST", called=ae_title, contexts=[ProposedContext(c, (syntax,)) for c, syntax in kinds]

@@ -151,7 +151,7 @@ class Session:
                 ref, reason = _identity(store, scan)
                 notes = scan.notes
                 if self._association.longest_pdu > self._settings.max_pdu:
-                    notes = (*notes, "longer PDUs than announced")
+                    notes = (*notes, "long-pdu")
                 claimed = (scan.study, scan.series, scan.sop)
                 received = Received(incoming.path, ref, fixity, store.sop_class, syntax, notes, reason, claimed,
                                     scan.pixel_crc64)  # fmt: skip
