@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from migrate.config import S3Settings
 from migrate.destinations.s3_errors import error_of, telling
@@ -78,8 +78,7 @@ class S3:
 
         doing = "reach"
         try:
-            with telling("a look at the bucket"):
-                self._transport.call("head_bucket")
+            self._look()
             add("reach", True, self.identity)
             doing = "write"
             word = self._probed()
@@ -111,15 +110,16 @@ class S3:
                 left = len(self._transport.orphans(f"{self.settings.prefix}studies/"))
             add(doing, not left, "none", f"{left}", "They are aborted when a run starts.")
         except DestinationError as error:
-            # unfinished uploads cost money, not images
-            level: Literal["fail", "warn"] = "warn" if doing == "unfinished uploads" else "fail"
-            found.append(Finding(f"destination {doing}", level, str(error), error.hint, "destination"))
+            # these cost money, not images
+            if doing == "unfinished uploads":
+                add(doing, False, "", str(error), "They cannot be cleared from here; a rule of the bucket can do that.")
+            else:
+                found.append(Finding(f"destination {doing}", "fail", str(error), error.hint, "destination"))
         return found
 
     def prepare(self) -> None:
         """See `Destination.prepare`: probes the store and aborts multipart uploads that a killed run left."""
-        with telling("a look at the bucket"):
-            self._transport.call("head_bucket")
+        self._look()
         self._probed()
         try:
             for key, upload in self._transport.orphans(f"{self.settings.prefix}studies/"):
@@ -173,6 +173,11 @@ class S3:
     # -- steps
     def _key(self, item: Item) -> str:
         return object_key(item.ref, self.settings.prefix, beside=item.fixity.dataset_sha256 if item.beside else None)
+
+    def _look(self) -> None:
+        """One small listing: unlike HeadBucket it is refused with an error code."""
+        with telling("a look at the bucket"):
+            self._transport.call("list_objects_v2", Prefix=f"{self.settings.prefix}_pacs-migrate/", MaxKeys=1)
 
     def _probed(self) -> Word:
         if self._word is not None:

@@ -154,7 +154,6 @@ class Transport:
         )  # fmt: skip
 
     def _request(self, method: str, key: str, headers: Mapping[str, str], limit_s: float, **options: Any) -> Headers:
-        client = self._connected()
         answer: dict[str, str] = {}
 
         def on_headers(status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
@@ -163,7 +162,7 @@ class Transport:
         every = HttpHeaders([("host", self._host), *headers.items(), *self._owner.items()])
         request = HttpRequest(method, f"{self._base}/{quote(key, safe='/~')}", every)
         try:
-            running = client.make_request(request=request, on_headers=on_headers, **options)
+            running = self._connected().make_request(request=request, on_headers=on_headers, **options)
         except AwsCrtError as error:
             raise _no_answer(error) from error
         try:
@@ -178,6 +177,8 @@ class Transport:
             raise StoreSaid(error.status_code or 0, error_code(error.body), said) from error
         except AwsCrtError as error:
             raise _no_answer(error) from error
+        finally:
+            del running  # its future holds the error, the error this frame: a circle that would keep the client alive
         return answer
 
     def _connected(self) -> S3Client:
