@@ -1,17 +1,22 @@
-"""Real S3 servers on loopback for tests: SeaweedFS (a careful store) and `rclone serve s3` (a careless one)."""
+"""S3 servers on loopback for tests: SeaweedFS (a careful store), `rclone serve s3` (a careless one), and a rude one."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import boto3
 from botocore.config import Config
@@ -36,6 +41,10 @@ class S3Server:
             region_name="us-east-1",
             config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "max_attempts": 3}),
         )  # fmt: skip
+
+    def new_bucket(self, *, versioned: bool = False) -> str:
+        """Make a bucket with a name of its own."""
+        return self.bucket(f"bucket-{uuid.uuid4().hex}", versioned=versioned)
 
     def bucket(self, name: str, *, versioned: bool = False) -> str:
         """Make a bucket and return its name."""
@@ -102,12 +111,8 @@ def _running(command: list[str], log: Path, endpoint_url: str) -> Iterator[S3Ser
             _await_storing(server, process, log)
             yield server
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # what it holds is thrown away anyway
+            process.wait()
 
 
 def _await_storing(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -124,3 +129,84 @@ def _await_storing(server: S3Server, process: subprocess.Popen[bytes], log: Path
                 raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}") from error
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.05)
+
+
+Answer = tuple[int, bytes]
+Meddle = Callable[[str, str, int], Answer | Literal["lose", "hang"] | None]
+
+
+@contextmanager
+def meddling(meddle: Meddle, server: S3Server | None = None) -> Iterator[S3Server]:
+    """A store with bad manners: asks `meddle(method, path, nth request like this)` what to do with each request.
+
+    It answers by itself, passes the request on to `server` and loses the answer, never answers, or (None) passes on.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    lock, ended = threading.Lock(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.partition("?")[0]
+            with lock:
+                counts[self.command, path] += 1
+                count = counts[self.command, path]
+            what = meddle(self.command, path, count)
+            if what == "hang":
+                ended.wait()
+            elif isinstance(what, tuple):
+                self.answer(what[0], [], what[1])
+            else:
+                status, headers, content = self.passed_on(body)
+                if what != "lose":
+                    self.answer(status, headers, content)
+            self.close_connection = self.close_connection or what in ("lose", "hang")
+
+        def passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+            assert server is not None
+            upstream = http.client.HTTPConnection(server.endpoint_url.removeprefix("http://"))
+            try:
+                upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+                for name, value in self.headers.items():
+                    if name.lower() != "expect":
+                        upstream.putheader(name, value)
+                upstream.endheaders(body)
+                answer = upstream.getresponse()
+                return answer.status, answer.getheaders(), answer.read()
+            finally:
+                upstream.close()
+
+        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+            self.send_response_only(status)
+            names = [name.lower() for name, _ in headers]
+            for name, value in headers:
+                if name.lower() not in ("transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            if "content-length" not in names:
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    class Listener(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            pass  # clients that give up are what is tested here
+
+    with Listener(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield S3Server(f"http://127.0.0.1:{listener.server_address[1]}", 0)
+        finally:
+            ended.set()
+            listener.shutdown()
+            thread.join()

@@ -134,7 +134,7 @@ class S3:
         """See `Destination.put`."""
         key, fixity, word = self._key(item), item.fixity, self._probed()
         self._expect_staged(file, fixity, whole=not word.sha256)
-        if not word.create_only and (receipt := self._existing(key, fixity, missing_ok=True)):
+        if not word.create_only and (receipt := self._existing(key, fixity)):
             return receipt
         multipart = fixity.size_bytes > MULTIPART_FROM_BYTES and word.crc64nvme
         headers = self._put_headers | {"x-amz-meta-dataset-sha256": fixity.dataset_sha256.hex()}
@@ -143,10 +143,11 @@ class S3:
             try:
                 answer = self._transport.put(key, file, fixity.size_bytes, headers, multipart=multipart)
             except StoreSaid as said:
-                if said.status == 412:
-                    receipt = self._existing(key, fixity)
-                    assert receipt is not None
-                    return receipt
+                # NoSuchUpload: a completion whose answer was lost, asked for once more
+                if said.status == 412 or said.code == "NoSuchUpload":
+                    if receipt := self._existing(key, fixity):
+                        return receipt
+                    raise PutFailed("The store said that the key is taken, and then that it is not.") from said
                 if said.status == 409 and attempt < _CONFLICTS:
                     time.sleep(random.uniform(0, 0.05 * 2**attempt))
                     continue
@@ -248,15 +249,13 @@ class S3:
             raise ObjectDiffers(f"{key} has other bytes than were received (SHA-256 {sha256.hex()}).")
         return Proof.READ_BACK
 
-    def _existing(self, key: str, fixity: Fixity, *, missing_ok: bool = False) -> Receipt | None:
-        """The receipt of an object that stands there already, if it is ours. Raises KeyTaken."""
+    def _existing(self, key: str, fixity: Fixity) -> Receipt | None:
+        """The receipt of an object that stands there already, if it is ours; None if none is. Raises KeyTaken."""
         try:
             headers = self._head(key)
             self._prove(key, fixity, None, headers=headers)
-        except ObjectMissing as error:
-            if missing_ok:
-                return None
-            raise PutFailed("The store said that the key is taken, and then that it is not.") from error
+        except ObjectMissing:
+            return None
         except ObjectDiffers as error:
             raise KeyTaken(f"Something else stands at {key}: {error}") from error
         return _receipt(key, headers)

@@ -83,7 +83,7 @@ def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
     if status in (401, 403):
         return DestinationRefused(sentence, hint=_RIGHTS)
     if status >= 500 or status == 0:
-        return DestinationUnreachable(sentence, hint="The store is in trouble; it is tried again later.")
+        return DestinationUnreachable(sentence, hint="The store is in trouble or overloaded; it is tried again later.")
     return PutFailed(sentence)
 
 

@@ -31,6 +31,7 @@ from awscrt.s3 import (
     S3RequestTlsMode,
     S3RequestType,
     S3ResponseError,
+    S3RetryConfig,
     create_default_s3_signing_config,
 )
 from botocore.config import Config
@@ -45,6 +46,7 @@ _SINGLE_MAX_BYTES = 5 << 30
 _SLOWEST_BYTES_S = 128 << 10
 _PATIENCE_S = 120.0
 _CONNECT_S = 10
+_RETRIES = 4  # with growing waits, some seconds in all; minutes and more are the caller's
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
 
 Headers = Mapping[str, str]
@@ -118,7 +120,7 @@ class Transport:
         self._owner = {"x-amz-expected-bucket-owner": settings.bucket_owner} if settings.bucket_owner else {}
         self._lock = threading.Lock()
         self._client: S3Client | None = None
-        self._has_credentials = False
+        self._last_credentials: AwsCredentials | None = None
 
     def _boto(self, addressing_style: Literal["path", "auto"]) -> Any:
         config = Config(
@@ -130,6 +132,10 @@ class Transport:
         return self._session.client(
             "s3", endpoint_url=self.settings.endpoint_url, config=config, region_name=self.region
         )
+
+    def address(self, key: str) -> tuple[str, str]:
+        """(host, encoded path) of an object: the bucket is in the host's name at AWS, in the path elsewhere."""
+        return self._host, f"{self._base}/{quote(key, safe='/~')}"
 
     # -- large and many: awscrt
     def put(self, key: str, file: Path, size_bytes: int, headers: Mapping[str, str], *, multipart: bool) -> Headers:
@@ -159,12 +165,13 @@ class Transport:
         def on_headers(status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
             answer.update((name.lower(), value) for name, value in headers)
 
-        every = HttpHeaders([("host", self._host), *headers.items(), *self._owner.items()])
-        request = HttpRequest(method, f"{self._base}/{quote(key, safe='/~')}", every)
+        self._credentials()
+        host, path = self.address(key)
+        request = HttpRequest(method, path, HttpHeaders([("host", host), *headers.items(), *self._owner.items()]))
         try:
             running = self._connected().make_request(request=request, on_headers=on_headers, **options)
         except AwsCrtError as error:
-            raise _no_answer(error) from error
+            raise _trouble(error) from error
         try:
             running.finished_future.result(limit_s)
         except concurrent.futures.TimeoutError as error:
@@ -176,7 +183,7 @@ class Transport:
             said = {name.lower(): value for name, value in error.headers or ()}
             raise StoreSaid(error.status_code or 0, error_code(error.body), said) from error
         except AwsCrtError as error:
-            raise _no_answer(error) from error
+            raise _trouble(error) from error
         finally:
             del running  # its future holds the error, the error this frame: a circle that would keep the client alive
         return answer
@@ -186,7 +193,7 @@ class Transport:
             if self._client is None:
                 loops = EventLoopGroup(2)
                 bootstrap = ClientBootstrap(loops, DefaultHostResolver(loops))
-                provider = AwsCredentialsProvider.new_delegate(self._credentials)
+                provider = AwsCredentialsProvider.new_delegate(self._for_the_client)
                 tls = None
                 if self._encrypted and self._ca_file:
                     options = TlsContextOptions()
@@ -199,19 +206,24 @@ class Transport:
                     part_size=_PART_BYTES, multipart_upload_threshold=MULTIPART_FROM_BYTES, memory_limit=_MEMORY_BYTES,
                     fio_options=S3FileIoOptions(should_stream=True), connect_timeout_ms=_CONNECT_S * 1000,
                     max_active_connections_override=self.settings.workers,
+                    retry_config=S3RetryConfig(max_retries=_RETRIES),
                 )  # fmt: skip
-            if not self._has_credentials:
-                self._credentials()  # here it can raise what the delegate could not tell
-                self._has_credentials = True
             return self._client
 
-    def _credentials(self) -> AwsCredentials:
+    def _for_the_client(self) -> AwsCredentials | None:
+        """Asked on the client's own threads, where nothing may be raised: at worst the last credentials known."""
+        with suppress(NoAnswer, StoreSaid):
+            self._credentials()
+        return self._last_credentials
+
+    def _credentials(self) -> None:
+        """Look for credentials, renewing them if it is time to. Raises NoAnswer."""
         with _boto_errors():
             found = self._session.get_credentials()
             if found is None:
                 raise NoAnswer("no credentials were found", "credentials")
             now = found.get_frozen_credentials()
-        return AwsCredentials(now.access_key, now.secret_key, now.token)
+        self._last_credentials = AwsCredentials(now.access_key, now.secret_key, now.token)
 
     # -- small and rare: boto3
     def call(self, operation: str, **parameters: Any) -> Any:
@@ -261,12 +273,21 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _no_answer(error: AwsCrtError) -> NoAnswer:
-    if "CREDENTIALS" in error.name or "_AUTH_" in error.name:
+_SWALLOWED = {  # answers that the client keeps to itself after its retries
+    "AWS_ERROR_S3_REQUEST_TIME_TOO_SKEWED": (403, "RequestTimeTooSkewed"),
+    "AWS_ERROR_S3_REQUEST_TIMEOUT": (400, "RequestTimeout"),
+    "AWS_ERROR_S3_SLOW_DOWN": (503, None),  # its name for any 503
+    "AWS_ERROR_S3_INTERNAL_ERROR": (500, "HTTP 5xx"),  # its name for any other
+}
+_OWN_FILE = ("_FILE_", "_STREAM_", "CHECKSUM", "CONTENT_LENGTH", "NO_PERMISSION")
+
+
+def _trouble(error: AwsCrtError) -> StoreSaid | NoAnswer:
+    if error.name in _SWALLOWED:
+        return StoreSaid(*_SWALLOWED[error.name])
+    if "_AUTH_" in error.name:
         return NoAnswer(error.name, "credentials")
-    if "_FILE_" in error.name or "CHECKSUM" in error.name or "STREAM" in error.name or "NO_SUCH" in error.name:
-        return NoAnswer(error.name, "file")
-    return NoAnswer(error.name)
+    return NoAnswer(error.name, "file" if any(part in error.name for part in _OWN_FILE) else "network")
 
 
 _CREDENTIALS = (

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import pickle
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import pytest
-from awscrt.checksums import crc64nvme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrate.config import DestinationSettings, FolderSettings, S3Settings
+from migrate.config import FolderSettings, S3Settings
 from migrate.destinations import Destination, close_shared, open_destination, shared_destination
 from migrate.errors import (
     DestinationError,
@@ -29,93 +26,12 @@ from migrate.errors import (
     ObjectMissing,
     StagedFileLost,
 )
-from migrate.model import Fixity, InstanceRef, Item, Proof, object_key
-from tests.s3_server import ENVIRONMENT, S3Server, free_ports, seaweedfs
+from migrate.model import Item, Proof
+from tests.places import BucketPlace, FolderPlace, Place, key_of, new_number, staged
+from tests.s3_server import ENVIRONMENT, S3Server
 
-_numbers = itertools.count(1)
-
-
-class Place(Protocol):
-    """A destination's settings, and raw access behind its back."""
-
-    settings: DestinationSettings
-
-    def read(self, key: str) -> bytes | None: ...
-    def write(self, key: str, content: bytes) -> None: ...
-    def remove(self, key: str) -> None: ...
-    def stored(self) -> set[str]: ...
-    def elsewhere(self, trouble: str) -> DestinationSettings: ...
-
-
-@dataclass
-class FolderPlace:
-    settings: FolderSettings
-
-    def read(self, key: str) -> bytes | None:
-        path = self.settings.path / key
-        return path.read_bytes() if path.exists() else None
-
-    def write(self, key: str, content: bytes) -> None:
-        (self.settings.path / key).parent.mkdir(parents=True, exist_ok=True)
-        (self.settings.path / key).write_bytes(content)
-
-    def remove(self, key: str) -> None:
-        (self.settings.path / key).unlink()
-
-    def stored(self) -> set[str]:
-        found = (
-            path.relative_to(self.settings.path).as_posix() for path in self.settings.path.rglob("*") if path.is_file()
-        )
-        return {key for key in found if "_pacs-migrate/" not in key}
-
-    def elsewhere(self, trouble: str) -> DestinationSettings:
-        if trouble == "unreachable":  # a link into nowhere, as an unmounted disk leaves it
-            (self.settings.path.parent / "gone").symlink_to(self.settings.path.parent / "nowhere" / "deep")
-            return replace(self.settings, path=self.settings.path.parent / "gone" / "sub")
-        (self.settings.path.parent / "file").write_bytes(b"")
-        return replace(self.settings, path=self.settings.path.parent / "file" / "sub")
-
-
-@dataclass
-class BucketPlace:
-    settings: S3Settings
-    server: S3Server
-
-    def read(self, key: str) -> bytes | None:
-        client = self.server.client()
-        try:
-            content: bytes = client.get_object(Bucket=self.settings.bucket, Key=key)["Body"].read()
-        except client.exceptions.NoSuchKey:
-            return None
-        return content
-
-    def write(self, key: str, content: bytes) -> None:
-        self.server.client().put_object(Bucket=self.settings.bucket, Key=key, Body=content)
-
-    def remove(self, key: str) -> None:
-        self.server.client().delete_object(Bucket=self.settings.bucket, Key=key)
-
-    def stored(self) -> set[str]:
-        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=self.settings.bucket)
-        found = (each["Key"] for page in pages for each in page.get("Contents", ()))
-        return {key for key in found if "_pacs-migrate/" not in key}
-
-    def elsewhere(self, trouble: str) -> DestinationSettings:
-        if trouble == "unreachable":
-            return replace(self.settings, endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}")
-        return replace(self.settings, bucket="no-such-bucket")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with seaweedfs(tmp_path_factory.mktemp("weed")) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+BYTES = bytes(range(256)) * 96
+LARGE_BYTES = 40 << 20
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -124,7 +40,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         (tmp_path / "objects").mkdir()
         return FolderPlace(FolderSettings(tmp_path / "objects", "site a/"))
     server: S3Server = request.getfixturevalue("server")
-    bucket = server.bucket(f"bucket-{os.getpid()}-{next(_numbers)}")
+    bucket = server.new_bucket()
     return BucketPlace(S3Settings(bucket, "site a/", endpoint_url=server.endpoint_url), server)
 
 
@@ -134,24 +50,6 @@ def destination(place: Place) -> Iterator[Destination]:
     opened.prepare()
     yield opened
     opened.close()
-
-
-def staged(folder: Path, content: bytes, *, beside: bool = False, number: int | None = None) -> tuple[Item, Path]:
-    """A staged file and its item; UIDs of their own unless `number` says which."""
-    number = next(_numbers) if number is None else number
-    file = folder / f"staged-{next(_numbers)}.dcm"
-    file.write_bytes(content)
-    sha256 = hashlib.sha256(content).digest()
-    fixity = Fixity(len(content), sha256, hashlib.sha256(content[132:]).digest(), crc64nvme(content))
-    return Item(InstanceRef("1.2.3", "1.2.3.4", f"1.2.3.4.{number}"), fixity, beside=beside), file
-
-
-def key_of(place: Place, item: Item) -> str:
-    return object_key(item.ref, place.settings.prefix, beside=item.fixity.dataset_sha256 if item.beside else None)
-
-
-BYTES = bytes(range(256)) * 96
-LARGE_BYTES = 40 << 20
 
 
 def test_what_was_put_is_proven_and_stands_under_its_key(
@@ -287,7 +185,7 @@ def test_the_smallest_objects(destination: Destination, tmp_path: Path, size: in
 
 def test_a_race_has_one_content(place: Place, destination: Destination, tmp_path: Path) -> None:
     """Eight puts of eight contents at once under one key: one is stored, seven are told that the key is taken."""
-    number = next(_numbers)
+    number = new_number()
     racers = [staged(tmp_path, bytes([index]) * 30_000, number=number) for index in range(8)]
 
     def put(racer: tuple[Item, Path]) -> bool:
@@ -365,7 +263,7 @@ _prefixes = st.lists(_part.filter(lambda part: part not in (".", "..") and part 
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=_prefixes, beside=st.booleans())
 def test_any_prefix_comes_through(place: Place, tmp_path: Path, prefix: str, beside: bool) -> None:
     """Whatever characters a prefix has, the object stands under exactly that key and is found there again."""

@@ -1,0 +1,148 @@
+"""What a store's refusals and our credentials' troubles mean, whatever an answer looks like."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate.config import S3Settings
+from migrate.destinations import open_destination
+from migrate.destinations.s3_errors import telling
+from migrate.destinations.s3_transport import Transport, error_code
+from migrate.errors import (
+    DestinationError,
+    DestinationRefused,
+    DestinationUnreachable,
+    PutFailed,
+)
+from tests.places import staged
+from tests.s3_server import ENVIRONMENT, Answer, S3Server, meddling
+
+_numbers = itertools.count(1)
+BYTES = bytes(range(1, 256)) * 100
+PUT_PATH = "/studies/"
+
+
+@pytest.fixture
+def bucket(server: S3Server) -> S3Settings:
+    return S3Settings(server.new_bucket(), "pacs/", endpoint_url=server.endpoint_url)
+
+
+def _xml(code: str) -> bytes:
+    return f'<?xml version="1.0"?>\n<Error><Code>{code}</Code><Message>m</Message></Error>'.encode()
+
+
+ANSWERS: list[tuple[int, bytes, type[DestinationError], str, str]] = [
+    (403, _xml("AccessDenied"), DestinationRefused, "AccessDenied", "PutObject"),
+    (403, _xml("InvalidAccessKeyId"), DestinationRefused, "InvalidAccessKeyId", "credentials"),
+    (403, _xml("SignatureDoesNotMatch"), DestinationRefused, "SignatureDoesNotMatch", "credentials"),
+    (400, _xml("ExpiredToken"), DestinationRefused, "ExpiredToken", "log in again"),
+    (403, _xml("RequestTimeTooSkewed"), DestinationRefused, "RequestTimeTooSkewed", "clock"),
+    (404, _xml("NoSuchBucket"), DestinationRefused, "NoSuchBucket", "bucket"),
+    (400, _xml("KMS.DisabledException"), DestinationRefused, "KMS.DisabledException", "kms_key_id"),
+    (400, _xml("AuthorizationHeaderMalformed"), DestinationRefused, "AuthorizationHeaderMalformed", "region"),
+    (403, b"", DestinationRefused, "HTTP 403", "PutObject"),
+    (403, b"<html><body>Forbidden by proxy", DestinationRefused, "HTTP 403", "PutObject"),
+    (400, b"\xff\xfe<<<", PutFailed, "HTTP 400", "again"),
+    (503, _xml("SlowDown"), PutFailed, "SlowDown", "workers"),
+    (429, b"", PutFailed, "HTTP 429", "workers"),
+    (503, b"", DestinationUnreachable, "HTTP 503", "later"),
+    (500, b"<html>Internal", DestinationUnreachable, "HTTP 500", "later"),
+    (502, b"<html>Bad Gateway", DestinationUnreachable, "HTTP 502", "later"),
+]
+
+
+def test_every_refusal_has_its_meaning(tmp_path: Path) -> None:
+    """A refusal becomes the right error, with the store's own code in the sentence, whatever its body looks like."""
+
+    def answer(method: str, path: str, count: int) -> Answer:
+        status, body, *_ = ANSWERS[int(path.rpartition("/")[2])]
+        return status, body
+
+    _, file = staged(tmp_path, BYTES)
+    with meddling(answer) as rude:
+        transport = Transport(S3Settings("bucket", endpoint_url=rude.endpoint_url, workers=32))
+
+        def both(index: int) -> list[DestinationError]:
+            errors = []
+            for call in (
+                lambda: transport.put(str(index), file, len(BYTES), {}, multipart=False),
+                lambda: transport.call("get_object", Key=str(index)),
+            ):
+                with pytest.raises(DestinationError) as raised, telling("an object"):
+                    call()
+                errors.append(raised.value)
+            return errors
+
+        with ThreadPoolExecutor(len(ANSWERS)) as pool:
+            found = list(pool.map(both, range(len(ANSWERS))))
+        transport.close()
+    for (status, _, expected, sentence, hint), errors in zip(ANSWERS, found, strict=True):
+        if status >= 500:  # after its retries the client keeps to itself what exactly was answered
+            assert type(errors.pop(0)) is DestinationUnreachable
+        for error in errors:
+            assert type(error) is expected, error
+            assert sentence in str(error)
+            assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "SignatureDoesNotMatch"),
+        ({"AWS_ACCESS_KEY_ID": "AKNOBODYNOBODYNOBODY"}, "InvalidAccessKeyId"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "NoCredentials"),
+        ({"AWS_PROFILE": "no-such-profile"}, "ProfileNotFound"),
+    ],
+)
+def test_wrong_credentials_are_refused_and_never_told(
+    bucket: S3Settings, monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], code: str
+) -> None:
+    """Wrong, missing or misnamed credentials stop the run with a hint, and no secret is in the sentence."""
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in changes.items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
+    with pytest.raises(DestinationRefused, match=code) as raised:
+        open_destination(bucket).prepare()
+    assert "credentials" in raised.value.hint
+    assert not any(
+        value and value in f"{raised.value} {raised.value.hint}" for value in changes.values() if "wrong" in value
+    )
+
+
+def test_credentials_that_end_during_a_run_stop_it(
+    bucket: S3Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Credentials that cannot be renewed any more refuse puts and proofs, also on the client that is already open."""
+    keys = {"Version": 1, "AccessKeyId": ENVIRONMENT["AWS_ACCESS_KEY_ID"]}
+    keys["SecretAccessKey"] = ENVIRONMENT["AWS_SECRET_ACCESS_KEY"]
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    (tmp_path / "keys.json").write_text(json.dumps(keys | {"Expiration": soon.isoformat()}))
+    (tmp_path / "config").write_text(f"[profile short]\ncredential_process = cat {tmp_path / 'keys.json'}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "short")
+    item, file = staged(tmp_path, BYTES)
+    destination = open_destination(bucket)
+    destination.put(item, file)
+    (tmp_path / "keys.json").unlink()
+    other, other_file = staged(tmp_path, BYTES)
+    for call in (lambda: destination.put(other, other_file), lambda: destination.verify(item)):
+        with pytest.raises(DestinationRefused, match="credentials"):
+            call()
+    destination.close()
+
+
+@given(st.binary() | st.from_regex(rb".*<Code>.*</Code>.*"))
+def test_no_error_body_breaks_the_parser(body: bytes) -> None:
+    """Whatever stands in an error's body, it has a code or it has none."""
+    code = error_code(body)
+    assert code is None or code.encode() in body
