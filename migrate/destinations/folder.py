@@ -38,9 +38,13 @@ _LOW_BYTES = 1 << 30
 
 
 class Folder:
-    """Objects as files below `path`, their keys as relative paths; see `Destination` for the contract."""
+    """Objects as files below `path`, their keys as relative paths; see `Destination` for the contract.
 
-    def __init__(self, settings: FolderSettings) -> None:
+    Without hard links (`links`, or found out by trying) a claim file keeps our own workers apart; a foreign program
+    that writes the same name in the same moment could then be overwritten.
+    """
+
+    def __init__(self, settings: FolderSettings, *, links: bool = True) -> None:
         self.root = settings.path.absolute()
         self.prefix = settings.prefix
         if self.prefix.startswith("/") or any(part in (".", "..") for part in self.prefix.split("/")):
@@ -50,7 +54,7 @@ class Folder:
         self._tmp = self._own / "tmp"
         self._numbers = itertools.count()
         self._durable: set[Path] = set()  # folders whose own entries were synced by this process
-        self._links = True
+        self._links = links
         self._lock = threading.Lock()
 
     # -- the contract

@@ -1,0 +1,138 @@
+"""What is special about folders: links, leftovers, file systems that cannot do everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from migrate.config import FolderSettings
+from migrate.destinations import open_destination
+from migrate.destinations.folder import Folder
+from migrate.errors import DestinationRefused, DestinationUnreachable, KeyTaken, ObjectDiffers, PutFailed
+from migrate.model import Proof
+from tests.places import FolderPlace, key_of, new_number, staged
+
+BYTES = bytes(range(256)) * 96
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> FolderPlace:
+    return FolderPlace(FolderSettings(tmp_path / "new" / "objects"))
+
+
+@pytest.fixture
+def folder(place: FolderPlace) -> Iterator[Folder]:
+    opened = Folder(place.settings)
+    opened.prepare()
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("kind", ["link to the same bytes", "dangling link", "folder"])
+def test_only_a_regular_file_is_an_object(place: FolderPlace, folder: Folder, tmp_path: Path, kind: str) -> None:
+    """A link or a folder under a key is foreign, even a link to our own bytes: it stays and proves nothing."""
+    item, file = staged(tmp_path, BYTES)
+    path = place.settings.path / key_of(place, item)
+    path.parent.mkdir(parents=True)
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(file if kind.endswith("bytes") else tmp_path / "nowhere")
+    with pytest.raises(KeyTaken):
+        folder.put(item, file)
+    with pytest.raises(ObjectDiffers):
+        folder.verify(item)
+    assert path.is_symlink() or path.is_dir()
+
+
+def test_a_linked_study_folder_is_not_followed(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
+    """A study's folder that is a link leads out of the destination: nothing is written through it, nothing proven."""
+    item, file = staged(tmp_path, BYTES)
+    study = place.settings.path / "studies" / item.ref.study
+    study.parent.mkdir()
+    (tmp_path / "outside").mkdir()
+    study.symlink_to(tmp_path / "outside")
+    with pytest.raises(DestinationRefused):
+        folder.put(item, file)
+    assert not any((tmp_path / "outside").iterdir())
+    (tmp_path / "outside" / "series" / item.ref.series / "instances").mkdir(parents=True)
+    (place.settings.path / key_of(place, item)).write_bytes(BYTES)
+    with pytest.raises(ObjectDiffers):
+        folder.verify(item)
+
+
+def test_leftovers_are_swept_and_nothing_else(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
+    """Temporary files of a killed run go at the next start; objects stay, and a put leaves no temporary file."""
+    item, file = staged(tmp_path, BYTES)
+    folder.put(item, file)
+    own = place.settings.path / "_pacs-migrate" / "tmp"
+    assert not any(own.iterdir())
+    (own / "123-0.part").write_bytes(BYTES[:100])
+    (own / "abc.claim").write_bytes(b"")
+    folder.prepare()
+    assert not any(own.iterdir())
+    assert place.stored() == {key_of(place, item)}
+
+
+def test_without_hard_links_nothing_is_overwritten_either(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
+    """On a file system without hard links: one content wins a race, foreign bytes stay, and proofs are the same."""
+    linkless = Folder(place.settings, links=False)
+    number = new_number()
+    racers = [staged(tmp_path, bytes([index]) * 30_000, number=number) for index in range(8)]
+
+    def put(index: int) -> bool:
+        try:
+            linkless.put(*racers[index])
+        except (KeyTaken, PutFailed):
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(put, range(8)))
+    assert won.count(True) == 1
+    winner = racers[won.index(True)][0]
+    assert folder.verify(winner) is Proof.READ_BACK
+    assert place.read(key_of(place, winner)) == bytes([won.index(True)]) * 30_000
+    assert not any((place.settings.path / "_pacs-migrate" / "tmp").iterdir())
+
+
+def test_a_vanished_folder_is_not_made_anew(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
+    """An unmounted disk in the middle of a run: unreachable, and no local folder takes its place."""
+    item, file = staged(tmp_path, BYTES)
+    folder.put(item, file)
+    place.settings.path.rename(tmp_path / "unmounted")
+    other, other_file = staged(tmp_path, BYTES)
+    with pytest.raises(DestinationUnreachable):
+        folder.put(other, other_file)
+    with pytest.raises(DestinationUnreachable):
+        folder.verify(item)
+    assert not place.settings.path.exists()
+
+
+def test_a_removed_study_can_be_put_again(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
+    """Somebody removes a study's folder while a run goes on: the next put makes it again."""
+    item, file = staged(tmp_path, BYTES)
+    receipt = folder.put(item, file)
+    place.remove(receipt.key)
+    for parent in list((place.settings.path / receipt.key).parents)[:4]:
+        parent.rmdir()
+    assert folder.put(item, file) == receipt
+    assert folder.verify(replace(item, receipt=receipt)) is Proof.READ_BACK
+
+
+@pytest.mark.parametrize("prefix", ["../out/", "a/../../out/", "/abs/", "./"])
+def test_no_prefix_leads_out(place: FolderPlace, prefix: str) -> None:
+    """A prefix that would leave the folder is refused when the destination is opened."""
+    with pytest.raises(DestinationRefused):
+        open_destination(replace(place.settings, prefix=prefix))
+
+
+def test_a_name_too_long_for_the_file_system_is_told(place: FolderPlace) -> None:
+    """What the file system cannot hold is refused with a hint, not a traceback."""
+    with pytest.raises(DestinationRefused, match="too long") as raised:
+        open_destination(replace(place.settings, prefix="x" * 300 + "/")).prepare()
+    assert raised.value.hint
