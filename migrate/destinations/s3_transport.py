@@ -121,6 +121,7 @@ class Transport:
         self._lock = threading.Lock()
         self._client: S3Client | None = None
         self._last_credentials: AwsCredentials | None = None
+        self._last_known: Any = None
 
     def _boto(self, addressing_style: Literal["path", "auto"]) -> Any:
         config = Config(
@@ -223,7 +224,9 @@ class Transport:
             if found is None:
                 raise NoAnswer("no credentials were found", "credentials")
             now = found.get_frozen_credentials()
-        self._last_credentials = AwsCredentials(now.access_key, now.secret_key, now.token)
+        if now != self._last_known:
+            self._last_known = now
+            self._last_credentials = AwsCredentials(now.access_key, now.secret_key, now.token)
 
     # -- small and rare: boto3
     def call(self, operation: str, **parameters: Any) -> Any:
