@@ -225,8 +225,8 @@ class Transport:
                 raise NoAnswer("no credentials were found", "credentials")
             now = found.get_frozen_credentials()
         if now != self._last_known:
-            self._last_known = now
             self._last_credentials = AwsCredentials(now.access_key, now.secret_key, now.token)
+            self._last_known = now  # last: another thread that finds it must find the credentials, too
 
     # -- small and rare: boto3
     def call(self, operation: str, **parameters: Any) -> Any:
