@@ -92,17 +92,17 @@ class LawBroken(ManifestError):
 
 class SourceError(PacsMigrateError):
     exit_code = 20
-    scope = "study"
+    scope: ClassVar[Scope] = "study"
     retryable = True
 
 
 class SourceUnreachable(SourceError):
-    scope = "run"
+    scope: ClassVar[Scope] = "run"
     default_hint = "Check that the PACS is up, and host, port and firewall under [source]."
 
 
 class SourceRefused(SourceError):
-    scope = "run"
+    scope: ClassVar[Scope] = "run"
     retryable = False
     default_hint = "Ask the PACS administrator to register our AE title (under [receiver]) and our address."
 
@@ -150,17 +150,17 @@ class VanishedAtSource(SourceError):
 
 class DestinationError(PacsMigrateError):
     exit_code = 21
-    scope = "instance"
+    scope: ClassVar[Scope] = "instance"
     retryable = True
 
 
 class DestinationUnreachable(DestinationError):
-    scope = "run"
+    scope: ClassVar[Scope] = "run"
     default_hint = "Check network, endpoint_url and region under [destination]."
 
 
 class DestinationRefused(DestinationError):
-    scope = "run"
+    scope: ClassVar[Scope] = "run"
     retryable = False
     default_hint = "Check credentials, bucket name, owner and rights (PutObject, GetObject, ListBucket)."
 
@@ -185,7 +185,7 @@ class KeyTaken(ObjectDiffers):
 
 class LocalError(PacsMigrateError):
     exit_code = 22
-    scope = "run"
+    scope: ClassVar[Scope] = "run"
 
 
 class DiskFull(LocalError):
@@ -204,7 +204,7 @@ class PortInUse(LocalError):
 class StagedFileLost(LocalError):
     """A staged file is gone or its bytes changed: the PACS is asked again."""
 
-    scope = "instance"
+    scope: ClassVar[Scope] = "instance"
     retryable = True
     default_hint = "The instance is fetched again. If this repeats, check the staging disk."
 

@@ -66,7 +66,9 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     except sqlite3.OperationalError:
         return 0
     except sqlite3.DatabaseError as error:
-        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
+        raise ManifestError(
+            f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file."
+        ) from error
     return int(row[0]) if row else 0
 
 
@@ -94,9 +96,13 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
                                (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip
     except sqlite3.OperationalError as error:
-        raise DiskFailing(f"The manifest {path} cannot be opened: {error}.", hint="Check the folder's rights and the disk.") from error
+        raise DiskFailing(
+            f"The manifest {path} cannot be opened: {error}.", hint="Check the folder's rights and the disk."
+        ) from error
     except sqlite3.DatabaseError as error:
-        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
+        raise ManifestError(
+            f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file."
+        ) from error
     except OSError as error:
         raise local_error(error, "opening the manifest") from error
     return connection
@@ -112,7 +118,9 @@ def open_reader(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise NoManifest(f"There is no manifest {path}.")
     try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30
+        )
         _refuse_newer(schema_version(connection, path), path)
     except sqlite3.OperationalError as error:
         raise ManifestError(f"The manifest {path} cannot be read: {error}.") from error
@@ -138,7 +146,9 @@ def with_begin(connection: sqlite3.Connection, work: object) -> None:
 
 def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> None:
     """Write down which PACS and destination this manifest is for, or compare. Raises IdentityMismatch."""
-    known = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination', 'migration')").fetchall())
+    known = dict(
+        connection.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination', 'migration')").fetchall()
+    )
     for key, value in identity.items():
         if key != "migration" and known.get(key, value) != value:
             raise IdentityMismatch(f"This manifest belongs to the {key} {known[key]}, not to {value}.")

@@ -1,0 +1,96 @@
+"""What happens to the manifest when a file has arrived and is durable: first content, repeat, rewrite, second content."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from migrate.manifest.file import now_ms
+from migrate.model import InstanceRef, InstanceState, Received, is_uid
+
+if TYPE_CHECKING:
+    from migrate.manifest.store import Manifest
+
+
+def staged(manifest: Manifest, received: Received) -> None:
+    """Attribute a durable file by its UIDs, whoever asked for it."""
+    ref = received.ref
+    if ref is None:
+        _quarantined(manifest, received)
+        return
+    series_id = manifest.series_id(ref.study, ref.series)
+    manifest.touched.add(manifest.study_id(ref.study))
+    row = manifest.one(
+        "SELECT state, dataset_sha256, pixel_crc64 FROM instance WHERE series_id = ? AND sop_uid = ?",
+        series_id,
+        ref.sop,
+    )
+    arrived = manifest.arrived.setdefault(ref.study, set())
+    again = (ref.series, ref.sop) in arrived
+    arrived.add((ref.series, ref.sop))
+    if row is None or row[0] == InstanceState.EXPECTED:
+        _first(manifest, received, ref, series_id)
+    elif row[1] == received.fixity.dataset_sha256:
+        if row[0] == InstanceState.VERIFIED:
+            manifest.effects.drop.append((received.path, received.fixity.size_bytes))
+    elif not again and received.pixel_crc64 is not None and row[2] == _signed(received.pixel_crc64):
+        manifest.log(
+            "header rewritten at source", f"data set {received.fixity.dataset_sha256.hex()} came, same pixels", ref
+        )
+        manifest.effects.drop.append((received.path, received.fixity.size_bytes))
+    else:
+        _second(manifest, received, ref, series_id)
+
+
+def _first(manifest: Manifest, received: Received, ref: InstanceRef, series_id: int) -> None:
+    fixity = received.fixity
+    columns = {
+        "state": int(InstanceState.STAGED), "sop_class_id": manifest.name_id(received.sop_class),
+        "transfer_syntax_id": manifest.name_id(received.transfer_syntax), "size_bytes": fixity.size_bytes,
+        "dataset_sha256": fixity.dataset_sha256, "file_sha256": fixity.file_sha256, "crc64nvme": _signed(fixity.crc64nvme),
+        "pixel_crc64": None if received.pixel_crc64 is None else _signed(received.pixel_crc64),
+        "notes": ",".join(received.notes) or None, "staged_at": now_ms(),
+    }  # fmt: skip
+    names = ", ".join(columns)
+    sets = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    manifest.execute(
+        f"INSERT INTO instance(series_id, sop_uid, listed, {names}) VALUES (?, ?, 0, {', '.join('?' * len(columns))}) "
+        f"ON CONFLICT DO UPDATE SET {sets}",
+        series_id, ref.sop, *columns.values(),
+    )  # fmt: skip
+
+
+def _second(manifest: Manifest, received: Received, ref: InstanceRef, series_id: int) -> None:
+    fixity = received.fixity
+    row = manifest.one(
+        "SELECT state FROM copy WHERE series_id = ? AND sop_uid = ? AND dataset_sha256 = ?",
+        series_id,
+        ref.sop,
+        fixity.dataset_sha256,
+    )
+    if row is not None and row[0] == InstanceState.VERIFIED:
+        manifest.effects.drop.append((received.path, fixity.size_bytes))
+        return
+    manifest.execute(
+        "INSERT INTO copy(series_id, sop_uid, dataset_sha256, size_bytes, file_sha256, crc64nvme, staged_at) VALUES (?,?,?,?,?,?,?) "
+        "ON CONFLICT DO UPDATE SET state = max(state, 1)",
+        series_id, ref.sop, fixity.dataset_sha256, fixity.size_bytes, fixity.file_sha256, _signed(fixity.crc64nvme), now_ms(),
+    )  # fmt: skip
+    manifest.execute("UPDATE instance SET conflict = 1 WHERE series_id = ? AND sop_uid = ?", series_id, ref.sop)
+
+
+def _quarantined(manifest: Manifest, received: Received) -> None:
+    study, series, sop = (uid if is_uid(uid) else None for uid in received.claimed)
+    manifest.execute(
+        "INSERT OR IGNORE INTO quarantine(study_uid, series_uid, sop_uid, file, reason, claimed, size_bytes, file_sha256, received_at) "
+        "VALUES (?,?,?,?,?,?,?,?,?)",
+        study, series, sop, received.path.name, received.quarantine or "not a data set", json.dumps(received.claimed),
+        received.fixity.size_bytes, received.fixity.file_sha256, now_ms(),
+    )  # fmt: skip
+    if study:
+        manifest.touched.add(manifest.study_id(study))
+
+
+def _signed(number: int) -> int:
+    """SQLite's integers are signed 64-bit; a CRC-64 is not."""
+    return number - (1 << 64) if number >= 1 << 63 else number

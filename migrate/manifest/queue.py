@@ -1,0 +1,171 @@
+"""Read-only questions of the stages: what is ready for me? A connection of its own, never a lock."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from migrate.manifest.file import now_ms, open_reader
+from migrate.model import (
+    Fixity,
+    InstanceRef,
+    InstanceState,
+    Item,
+    Receipt,
+    StudyRef,
+    StudyState,
+    Wanted,
+    Window,
+    object_key,
+)
+
+_FIXITY = "size_bytes, file_sha256, dataset_sha256, crc64nvme"
+
+
+class Queue:
+    """What is ready, as of the last commit. Not thread-safe: one a thread. Raises NoManifest, ManifestTooNew."""
+
+    def __init__(self, path: Path, *, prefix: str = "") -> None:
+        self.connection = open_reader(path)
+        self.prefix = prefix
+
+    def close(self) -> None:
+        self.connection.close()
+
+    # -- sweeps
+    def last_sweep(self) -> int:
+        """The number of the newest sweep, 0 before the first."""
+        return int(self.connection.execute("SELECT coalesce(max(sweep), 0) FROM window").fetchone()[0])
+
+    def windows(self, sweep: int) -> list[sqlite3.Row]:
+        """All windows of a sweep, in the order they were planned."""
+        cursor = self.connection.cursor()
+        cursor.row_factory = sqlite3.Row
+        return cursor.execute("SELECT * FROM window WHERE sweep = ? ORDER BY id", (sweep,)).fetchall()
+
+    def windows_to_ask(self, sweep: int, limit: int) -> list[tuple[int, Window]]:
+        rows = self.connection.execute(
+            "SELECT id, lo, hi, axis FROM window WHERE sweep = ? AND state = 0 AND not_before <= ? ORDER BY id LIMIT ?",
+            (sweep, now_ms(), limit),
+        )
+        return [(row[0], Window(row[1], row[2], row[3])) for row in rows]
+
+    def found_in(self, sweep: int) -> int:
+        """How many studies this sweep was the first to show."""
+        return int(self.connection.execute("SELECT count(*) FROM study WHERE found_sweep = ?", (sweep,)).fetchone()[0])
+
+    # -- studies
+    def studies_to_plan(self, limit: int) -> list[StudyRef]:
+        return [StudyRef(uid) for _, uid in self._due(StudyState.FOUND, limit)]
+
+    def studies_to_retrieve(self, limit: int) -> list[tuple[StudyRef, Wanted]]:
+        """Planned studies with what to ask for: the whole, or what an ended or failed attempt left missing."""
+        return [(StudyRef(uid), self._wanted(study_id)) for study_id, uid in self._due(StudyState.PLANNED, limit)]
+
+    def _due(self, state: StudyState, limit: int) -> list[tuple[int, str]]:
+        return self.connection.execute(
+            "SELECT id, uid FROM study WHERE state = ? AND not_before <= ? AND coalesce(stage, '') NOT IN ('upload', 'verify') "
+            "ORDER BY id LIMIT ?",
+            (int(state), now_ms(), limit),
+        ).fetchall()
+
+    def _wanted(self, study_id: int) -> Wanted:
+        ended, attempts = self.connection.execute(
+            "SELECT retrieve_ended, attempts FROM study WHERE id = ?", (study_id,)
+        ).fetchone()
+        if not ended and not attempts:
+            return Wanted(whole=True, series=self._missing(study_id))
+        return Wanted(whole=False, series=self._missing(study_id))
+
+    def _missing(self, study_id: int) -> dict[str, tuple[str, ...] | None]:
+        missing: dict[str, tuple[str, ...] | None] = {}
+        for series_id, uid, arrived in self.connection.execute(
+            "SELECT id, uid, staged + stored + verified FROM series WHERE study_id = ? AND expected > 0", (study_id,)
+        ).fetchall():
+            sops = self.connection.execute(
+                "SELECT sop_uid FROM instance WHERE series_id = ? AND state = 0", (series_id,)
+            )
+            missing[uid] = tuple(sop for (sop,) in sops) if arrived else None
+        return missing
+
+    def next_due_ms(self) -> int | None:
+        """When the earliest put-off work falls due; None where nothing waits for a time."""
+        return self.connection.execute(
+            "SELECT min(due) FROM (SELECT min(not_before) AS due FROM study WHERE state IN (0, 1, 2) AND not_before > 0 "
+            "AND (state < 2 OR stage IN ('upload', 'verify')) UNION ALL SELECT min(not_before) FROM window WHERE state = 0 AND not_before > 0)"
+        ).fetchone()[0]  # type: ignore[no-any-return]
+
+    # -- instances
+    def items(self, state: InstanceState, *, skip_series: set[int], limit: int) -> Iterator[tuple[int, list[Item]]]:
+        """Series with instances in `state` (staged or stored) and those instances, at most `limit` series.
+
+        Studies whose upload failed wait for their time; parked ones whose upload used up its attempts are left out.
+        """
+        tally = "staged" if state == InstanceState.STAGED else "stored"
+        rows = self.connection.execute(
+            f"SELECT series.id, study.uid, series.uid FROM series JOIN study ON study.id = study_id WHERE series.{tally} > 0 "
+            "AND NOT (coalesce(study.stage, '') IN ('upload', 'verify') AND (study.state = 5 OR study.not_before > ?)) ORDER BY series.id",
+            (now_ms(),),
+        )
+        taken = 0
+        for series_id, study, series in rows:
+            if series_id in skip_series:
+                continue
+            yield series_id, [self._item(study, series, row) for row in self._rows(series_id, state)]
+            taken += 1
+            if taken >= limit:
+                return
+
+    def copies(self, state: InstanceState, *, skip_series: set[int]) -> Iterator[tuple[int, list[Item]]]:
+        """The same for further contents."""
+        rows = self.connection.execute(
+            f"SELECT series.id, study.uid, series.uid, sop_uid, 1, copy.version, {_FIXITY} FROM copy JOIN series ON series.id = series_id "
+            "JOIN study ON study.id = study_id WHERE copy.state = ? AND NOT (coalesce(study.stage, '') IN ('upload', 'verify') "
+            "AND (study.state = 5 OR study.not_before > ?)) LIMIT 100",
+            (int(state), now_ms()),
+        ).fetchall()
+        for series_id, study, series, *row in rows:
+            if -series_id not in skip_series:
+                yield -series_id, [self._item(study, series, row, copy=True)]
+
+    def verified(self, *, skip_series: int = 0) -> Iterator[tuple[int, list[Item]]]:
+        """Everything that is verified, a series at a time."""
+        rows = self.connection.execute(
+            "SELECT series.id, study.uid, series.uid FROM series JOIN study ON study.id = study_id WHERE verified > 0 ORDER BY series.id"
+        )
+        for series_id, study, series in rows:
+            yield series_id, [self._item(study, series, row) for row in self._rows(series_id, InstanceState.VERIFIED)]
+        for study, series, *row in self.connection.execute(
+            f"SELECT study.uid, series.uid, sop_uid, 1, copy.version, {_FIXITY} FROM copy JOIN series ON series.id = series_id "
+            "JOIN study ON study.id = study_id WHERE copy.state = 3"
+        ):
+            yield 0, [self._item(study, series, row, copy=True)]
+
+    def in_staging(self) -> Iterator[Item]:
+        """Every item whose file must still lie in staging."""
+        for state in (InstanceState.STAGED, InstanceState.STORED):
+            tally = "staged" if state == InstanceState.STAGED else "stored"
+            for series_id, study, series in self.connection.execute(
+                f"SELECT series.id, study.uid, series.uid FROM series JOIN study ON study.id = study_id WHERE series.{tally} > 0"
+            ).fetchall():
+                for row in self._rows(series_id, state):
+                    yield self._item(study, series, row)
+        for study, series, *row in self.connection.execute(
+            f"SELECT study.uid, series.uid, sop_uid, 1, copy.version, {_FIXITY} FROM copy JOIN series ON series.id = series_id "
+            "JOIN study ON study.id = study_id WHERE copy.state IN (1, 2)"
+        ):
+            yield self._item(study, series, row, copy=True)
+
+    def _rows(self, series_id: int, state: InstanceState) -> list[tuple[object, ...]]:
+        return self.connection.execute(
+            f"SELECT sop_uid, beside, version, {_FIXITY} FROM instance WHERE series_id = ? AND state = ?",
+            (series_id, int(state)),
+        ).fetchall()
+
+    def _item(self, study: str, series: str, row: list[object] | tuple[object, ...], *, copy: bool = False) -> Item:
+        sop, beside, version, size, file_sha, dataset_sha, crc = row
+        ref = InstanceRef(study, series, str(sop))
+        fixity = Fixity(size, file_sha, dataset_sha, crc & (1 << 64) - 1)  # type: ignore[arg-type, operator]
+        key = object_key(ref, self.prefix, beside=fixity.dataset_sha256 if beside else None)
+        return Item(ref, fixity, bool(beside), copy, Receipt(key, version))  # type: ignore[arg-type]

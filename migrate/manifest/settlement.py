@@ -1,0 +1,91 @@
+"""After each batch: where does a touched study stand now? The only place that closes, heals, parks or reopens studies."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from migrate.model import StudyState
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from migrate.manifest.store import Manifest
+
+_S = StudyState
+
+_EXCEPTIONS = """
+SELECT CASE WHEN instance.conflict THEN 'conflict:' ELSE 'missing:' END || sop_uid FROM instance JOIN series ON series.id = series_id
+  WHERE study_id = :study AND (conflict = 1 OR instance.state = 0)
+UNION ALL
+SELECT 'quarantined:' || file FROM quarantine WHERE study_uid = :uid AND accepted_by IS NULL AND NOT EXISTS (
+  SELECT 1 FROM series JOIN instance ON instance.series_id = series.id
+  WHERE series.study_id = :study AND instance.sop_uid = quarantine.sop_uid AND instance.state = 3)
+"""
+
+
+def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[str]:
+    """Everything of a study that is missing, in conflict or quarantined without a sound twin, as "kind:SOP UID or file"."""
+    return {row[0] for row in connection.execute(_EXCEPTIONS, {"study": study_id, "uid": uid})}
+
+
+def covered(connection: sqlite3.Connection, study_id: int) -> set[str] | None:
+    """What acceptances cover; None where nobody has accepted anything."""
+    rows = connection.execute("SELECT covers FROM acceptance WHERE study_id = ?", (study_id,)).fetchall()
+    return {entry for (covers,) in rows for entry in json.loads(covers)} if rows else None
+
+
+def settle(manifest: Manifest, study_id: int) -> None:
+    """Take the steps that the rows of a study allow, until it rests."""
+    while _step(manifest, study_id):
+        pass
+
+
+def _step(manifest: Manifest, study_id: int) -> bool:
+    state, ended, uid, stage = manifest.one(
+        "SELECT state, retrieve_ended, uid, stage FROM study WHERE id = ?", study_id
+    )
+    expected, under_way = manifest.one(
+        "SELECT coalesce(sum(expected), 0), coalesce(sum(staged + stored), 0) FROM series WHERE study_id = ?", study_id
+    )
+    under_way += manifest.one(
+        "SELECT count(*) FROM copy JOIN series ON series.id = series_id WHERE study_id = ? AND state < 3", study_id
+    )[0]
+    target: StudyState | None = None
+    if state == _S.PLANNED and not expected and ended:
+        target = _S.RETRIEVED
+    elif state in (_S.RETRIEVED, _S.MIGRATED) and expected:
+        target = _S.PLANNED
+    elif state == _S.MIGRATED and under_way:
+        target = _S.RETRIEVED
+    elif state == _S.PARKED and stage == "retrieve" and not expected:
+        target = _S.FOUND  # what was missing has come after all
+    elif state == _S.MIGRATED and exceptions(manifest.connection, study_id, str(uid)):
+        target = _S.RETRIEVED
+    elif state == _S.RETRIEVED and not under_way:
+        open_ones = exceptions(manifest.connection, study_id, str(uid))
+        if open_ones:
+            kinds = sorted({entry.partition(":")[0] for entry in open_ones})
+            error = "Conflict" if "conflict" in kinds else "Quarantined"
+            manifest.execute(
+                "UPDATE study SET stage = 'person', error = ?, detail = ? WHERE id = ?",
+                error, f"{len(open_ones)} instance(s) in {' and '.join(kinds)}: a person has to decide.", study_id,
+            )  # fmt: skip
+            target = _S.PARKED
+        else:
+            manifest.execute(
+                "UPDATE study SET error = CASE WHEN error = 'EmptyAtSource' THEN error END, detail = NULL WHERE id = ?",
+                study_id,
+            )
+            target = _S.MIGRATED
+    elif state in (_S.PARKED, _S.ACCEPTED):
+        accepted = covered(manifest.connection, study_id)
+        if accepted is not None:
+            new = exceptions(manifest.connection, study_id, str(uid)) - accepted
+            if state == _S.PARKED and not new and not under_way:
+                target = _S.ACCEPTED
+            elif state == _S.ACCEPTED and new:
+                target = _S.FOUND
+    if target is not None:
+        manifest.set_state(study_id, target)
+    return target is not None

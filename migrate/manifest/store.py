@@ -1,0 +1,380 @@
+"""The only writer of the manifest: `commit` turns facts into rows, one transaction a batch."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrate import __version__
+from migrate.errors import DiskFailing, DiskFull, LawBroken
+from migrate.manifest import arrivals, settlement, windows
+from migrate.manifest.file import claim_identity, now_ms, open_writer
+from migrate.model import (
+    DestinationLost,
+    Failed,
+    InstanceRef,
+    InstanceStaged,
+    InstanceState,
+    InstanceStored,
+    InstanceVerified,
+    Item,
+    Noted,
+    Outcome,
+    RetrieveEnded,
+    RetryPolicy,
+    StagedLost,
+    StudyFound,
+    StudyPlanned,
+    StudyRef,
+    StudyState,
+    WindowAnswered,
+    WindowFailed,
+    WindowJudged,
+    WindowsPlanned,
+)
+
+_CHECKPOINT_BYTES = 16 << 20
+
+
+@dataclass
+class Effects:
+    """What may be done on the disk once the batch is committed."""
+
+    release: list[Item] = field(default_factory=list)  # proven: the staged file may go
+    drop: list[tuple[Path, int]] = field(default_factory=list)  # repeats that no row needs
+
+
+class Manifest:
+    """The open manifest of a running command. Not thread-safe: one thread commits.
+
+    Raises what `open_writer` and `claim_identity` raise.
+    """
+
+    def __init__(self, path: Path, *, identity: dict[str, str], policy: RetryPolicy, create: bool = True) -> None:
+        self.path, self.policy = path, policy
+        self.connection = open_writer(path, create=create)
+        claim_identity(self.connection, identity)
+        self.run_id = 0
+        self.first_sweep: int | None = None
+        self.arrived: dict[str, set[tuple[str, str]]] = {}  # by study, since its last RetrieveEnded
+        self._studies: dict[str, int] = {}
+        self._series: dict[tuple[str, str], int] = {}
+        self._names: dict[str, int] = {}
+        self.touched: set[int] = set()
+        self.effects = Effects()
+
+    # -- runs
+    def begin_run(self, verb: str, operator: str, config_sha256: str) -> int:
+        """Record that a command has begun; its number stands in every event."""
+        cursor = self.connection.execute(
+            "INSERT INTO run(verb, operator, host, pid, version, sqlite_version, config_sha256, started_at) VALUES (?,?,?,?,?,?,?,?)",
+            (
+                verb,
+                operator,
+                socket.gethostname(),
+                os.getpid(),
+                __version__,
+                sqlite3.sqlite_version,
+                config_sha256,
+                now_ms(),
+            ),
+        )
+        self.run_id = int(cursor.lastrowid or 0)
+        return self.run_id
+
+    def end_run(self, exit_code: int) -> None:
+        self.connection.execute(
+            "UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", (now_ms(), exit_code, self.run_id)
+        )
+
+    def close(self) -> None:
+        """Checkpoint and close; the file alone is whole then."""
+        try:
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError:
+            pass  # a reader is looking at an older state: the log stays beside the file, nothing is lost
+        finally:
+            self.connection.close()
+
+    # -- facts
+    def commit(self, outcomes: Iterable[Outcome]) -> Effects:
+        """Write a batch of facts in one durable transaction: all of them or none.
+
+        Replaying a fact changes nothing. Raises LawBroken, DiskFull, DiskFailing.
+        """
+        self.touched, self.effects = set(), Effects()
+        try:
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                for outcome in outcomes:
+                    self._apply(outcome)
+                for study_id in sorted(self.touched):
+                    settlement.settle(self, study_id)
+            except BaseException:
+                self._forget()
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+            self.connection.execute("COMMIT")
+        except sqlite3.IntegrityError as error:
+            raise LawBroken(f"The manifest refused a step: {error}.") from error
+        except sqlite3.Error as error:
+            self._forget()
+            raise _disk_error(error) from error
+        self.checkpoint(_CHECKPOINT_BYTES)
+        return self.effects
+
+    def checkpoint(self, over_bytes: int = 0) -> None:
+        """Move the write-ahead log into the file when it is larger than that; by the writer alone."""
+        wal = self.path.with_name(self.path.name + "-wal")
+        if wal.exists() and wal.stat().st_size > over_bytes:
+            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _forget(self) -> None:
+        """After a rollback the caches may name rows that are not there."""
+        self._studies.clear()
+        self._series.clear()
+        self._names.clear()
+
+    def _apply(self, outcome: Outcome) -> None:
+        match outcome:
+            case StudyFound():
+                self._study_found(outcome)
+            case WindowsPlanned() | WindowAnswered() | WindowFailed() | WindowJudged():
+                windows.apply(self.connection, outcome, self.policy)
+            case StudyPlanned():
+                self._study_planned(outcome)
+            case InstanceStaged(received):
+                arrivals.staged(self, received)
+            case RetrieveEnded():
+                self._retrieve_ended(outcome)
+            case InstanceStored(item, receipt):
+                self._move(item, InstanceState.STAGED, InstanceState.STORED,
+                           "stored_at = :now, version = :version, checksum = :checksum", version=receipt.version,
+                           checksum=receipt.checksum)  # fmt: skip
+            case InstanceVerified(item, proof):
+                self._verified(item, int(proof))
+            case StagedLost(item, detail):
+                self._move(item, InstanceState.STAGED, InstanceState.EXPECTED, "staged_at = NULL")
+                self.log("staged file lost", detail, item.ref)
+            case DestinationLost():
+                self._destination_lost(outcome)
+            case Failed():
+                self._failed(outcome)
+            case Noted():
+                self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
+                             self.run_id, outcome.kind, outcome.study, outcome.series, outcome.sop, outcome.detail)  # fmt: skip
+
+    # -- studies
+    def _study_found(self, found: StudyFound) -> None:
+        sweep = None
+        if found.window_id is not None:
+            sweep = self.one("SELECT sweep FROM window WHERE id = ?", found.window_id)[0]
+        modalities = "\\".join(found.modalities)
+        row = self.one("SELECT id, state, claimed_instances, seen_sweep FROM study WHERE uid = ?", found.study.study)
+        if row is None:
+            now = now_ms()
+            self.execute(
+                "INSERT INTO study(uid, date, modalities, claimed_instances, found_sweep, seen_sweep, found_at, changed_at) VALUES (?,?,?,?,?,?,?,?)",
+                found.study.study, found.date, modalities, found.claimed_instances, sweep, sweep, now, now,
+            )  # fmt: skip
+            return
+        study_id, state, claimed, seen = row
+        self.execute(
+            "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), "
+            "date = coalesce(?, date), modalities = CASE WHEN ? = '' THEN modalities ELSE ? END, claimed_instances = coalesce(?, claimed_instances) WHERE id = ?",
+            sweep or 0, sweep, found.date, modalities, modalities, found.claimed_instances, study_id,
+        )  # fmt: skip
+        changed = found.claimed_instances is not None and found.claimed_instances != claimed
+        unclaimed = found.claimed_instances is None and sweep == self.first_sweep and seen != sweep
+        if (changed or unclaimed) and state in (
+            StudyState.PLANNED,
+            StudyState.RETRIEVED,
+            StudyState.MIGRATED,
+            StudyState.ACCEPTED,
+        ):
+            self.set_state(study_id, StudyState.FOUND)
+        elif changed and state == StudyState.PARKED:
+            self.set_state(study_id, StudyState.FOUND)
+
+    def _study_planned(self, plan: StudyPlanned) -> None:
+        study_id = self.study_id(plan.study.study)
+        state, claimed, found_sweep = self.one(
+            "SELECT state, claimed_instances, found_sweep FROM study WHERE id = ?", study_id
+        )
+        if state != StudyState.FOUND:
+            return  # replayed
+        listed = sum(len(series.sops) for series in plan.series)
+        before = self.one(
+            "SELECT count(*) FROM instance JOIN series ON series.id = series_id WHERE study_id = ? AND listed = 1",
+            study_id,
+        )[0]
+        open_before = self.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
+        if listed == 0 and (claimed or open_before):
+            said = f"its row claims {claimed} instances" if claimed else f"{before} instances were listed before"
+            self._failed(
+                Failed(plan.study, "plan", "VanishedAtSource", f"The PACS lists no image of this study, though {said}.")
+            )
+            return
+        for series in plan.series:
+            series_id = self.series_id(plan.study.study, series.series, series.modality)
+            self.connection.executemany(
+                "INSERT INTO instance(series_id, sop_uid) VALUES (?, ?) ON CONFLICT DO UPDATE SET listed = 1 WHERE listed = 0",
+                [(series_id, sop) for sop in series.sops],
+            )
+        if before > listed:
+            self.log("study shrank", f"{before} instances were listed before, {listed} now", study=plan.study.study)
+        for note in plan.notes:
+            self.log("counts differ", note, study=plan.study.study)
+        claims = [series.claimed_instances for series in plan.series if series.claimed_instances is not None]
+        empty = listed == 0 and before == 0
+        self.execute(
+            "UPDATE study SET listed_instances = ?, claimed_by_series = ?, attempts = 0, not_before = 0, stage = NULL, detail = NULL, error = ?, "
+            "retrieve_ended = max(retrieve_ended, ?) WHERE id = ?",
+            listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(empty), study_id,
+        )  # fmt: skip
+        self.set_state(study_id, StudyState.PLANNED)
+
+    def _retrieve_ended(self, ended: RetrieveEnded) -> None:
+        uid = ended.study.study
+        study_id = self.study_id(uid)
+        self.arrived.pop(uid, None)
+        self.execute("UPDATE study SET retrieve_ended = 1 WHERE id = ?", study_id)
+        self.touched.add(study_id)
+        missing, total = self.one(
+            "SELECT coalesce(sum(expected), 0), coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = ?", study_id
+        )  # fmt: skip
+        state = self.one("SELECT state FROM study WHERE id = ?", study_id)[0]
+        if missing and state == StudyState.PLANNED:
+            detail = f"{missing} of {total} instances did not come. {ended.detail}".strip()
+            self._failed(Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", detail))
+
+    def _failed(self, failed: Failed) -> None:
+        study_id = self.study_id(failed.study.study)
+        attempts, state = self.one("SELECT attempts + 1, state FROM study WHERE id = ?", study_id)
+        wait_s = min(self.policy.first_wait_s * 2 ** (attempts - 1), self.policy.max_wait_s) * random.uniform(0.8, 1.2)
+        self.execute(
+            "UPDATE study SET attempts = ?, not_before = ?, stage = ?, error = ?, detail = ? WHERE id = ?",
+            attempts, now_ms() + int(wait_s * 1000), failed.stage, failed.error, failed.detail, study_id,
+        )  # fmt: skip
+        if state in (StudyState.FOUND, StudyState.PLANNED, StudyState.RETRIEVED) and (
+            attempts >= self.policy.attempts or not failed.retryable
+        ):
+            self.set_state(study_id, StudyState.PARKED)
+        self.touched.add(study_id)
+
+    def set_state(self, study_id: int, state: StudyState) -> None:
+        """Move a study; entering FOUND or RETRIEVED starts its attempts anew."""
+        fresh = (
+            ", attempts = 0, not_before = 0, stage = NULL" if state in (StudyState.FOUND, StudyState.RETRIEVED) else ""
+        )
+        self.execute(f"UPDATE study SET state = ?, changed_at = ?{fresh} WHERE id = ?", int(state), now_ms(), study_id)
+        self.touched.add(study_id)
+
+    # -- instances
+    def _move(self, item: Item, old: InstanceState, new: InstanceState, also: str, **values: object) -> bool:
+        """Take one step if the row stands where the step begins; a replay finds it elsewhere and changes nothing."""
+        series_id = self.series_id(item.ref.study, item.ref.series)
+        table, more = ("copy", " AND dataset_sha256 = :sha") if item.copy else ("instance", "")
+        if item.copy:  # a copy has fewer columns
+            also = (
+                ", ".join(
+                    part for part in also.split(", ") if part.split(" ")[0] in ("version", "proof", "verified_at")
+                )
+                or "proof = proof"
+            )
+        cursor = self.connection.execute(
+            f"UPDATE {table} SET state = :new, {also} WHERE series_id = :series AND sop_uid = :sop AND state = :old{more}",
+            {"new": int(new), "old": int(old), "series": series_id, "sop": item.ref.sop, "sha": item.fixity.dataset_sha256,
+             "now": now_ms(), **values},
+        )  # fmt: skip
+        self.touched.add(self.study_id(item.ref.study))
+        return cursor.rowcount > 0
+
+    def _verified(self, item: Item, proof: int) -> None:
+        moved = self._move(
+            item, InstanceState.STORED, InstanceState.VERIFIED, "proof = :proof, verified_at = :now", proof=proof
+        )
+        if moved:
+            self.effects.release.append(item)
+        elif not item.copy:
+            self.execute(
+                "UPDATE instance SET proof = max(proof, ?) WHERE series_id = ? AND sop_uid = ? AND state = 3",
+                proof, self.series_id(item.ref.study, item.ref.series), item.ref.sop,
+            )  # fmt: skip
+
+    def _destination_lost(self, lost: DestinationLost) -> None:
+        item = lost.item
+        back = InstanceState.STAGED if lost.file_kept else InstanceState.EXPECTED
+        cleared = "proof = NULL, verified_at = NULL, stored_at = NULL, version = NULL"
+        if lost.differs and not item.copy:
+            cleared += ", conflict = 1, beside = 1"
+        moved = (
+            self._move(item, InstanceState.VERIFIED, InstanceState.EXPECTED, cleared)
+            or self._move(item, InstanceState.STORED, back, cleared)
+            or (lost.differs and self._move(item, InstanceState.STAGED, InstanceState.STAGED, cleared))
+        )
+        if moved:
+            self.log("object differs" if lost.differs else "object missing", lost.detail, item.ref)
+
+    # -- rows
+    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        return self.connection.execute(sql, values)
+
+    def one(self, sql: str, *values: object) -> tuple[int, ...]:
+        return self.connection.execute(sql, values).fetchone()  # type: ignore[no-any-return]
+
+    def log(self, kind: str, detail: str, ref: InstanceRef | None = None, *, study: str | None = None) -> None:
+        """Add an event; never with names, IDs or birth dates."""
+        uids = (ref.study, ref.series, ref.sop) if ref else (study, None, None)
+        self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
+                     self.run_id, kind, *uids, detail)  # fmt: skip
+
+    def study_id(self, uid: str) -> int:
+        """The study's row, made if it came without ever being listed."""
+        if uid not in self._studies:
+            row = self.one("SELECT id FROM study WHERE uid = ?", uid)
+            if row is None:
+                now = now_ms()
+                StudyRef(uid)
+                self.execute("INSERT INTO study(uid, found_at, changed_at) VALUES (?, ?, ?)", uid, now, now)
+                row = self.one("SELECT id FROM study WHERE uid = ?", uid)
+            self._remember(self._studies, uid, row[0])
+        return self._studies[uid]
+
+    def series_id(self, study: str, series: str, modality: str = "") -> int:
+        key = (study, series)
+        if key not in self._series or modality:
+            study_id = self.study_id(study)
+            self.execute(
+                "INSERT INTO series(study_id, uid, modality) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET modality = excluded.modality "
+                "WHERE modality = '' AND excluded.modality <> ''", study_id, series, modality,
+            )  # fmt: skip
+            self._remember(
+                self._series, key, self.one("SELECT id FROM series WHERE study_id = ? AND uid = ?", study_id, series)[0]
+            )
+        return self._series[key]
+
+    def name_id(self, uid: str) -> int:
+        """The number that stands for a SOP class or transfer syntax."""
+        if uid not in self._names:
+            self.execute("INSERT OR IGNORE INTO uid_name(uid) VALUES (?)", uid)
+            self._names[uid] = self.one("SELECT id FROM uid_name WHERE uid = ?", uid)[0]
+        return self._names[uid]
+
+    @staticmethod
+    def _remember(cache: dict, key: object, value: int) -> None:  # type: ignore[type-arg]
+        if len(cache) > 50_000:
+            cache.clear()
+        cache[key] = value
+
+
+def _disk_error(error: sqlite3.Error) -> DiskFull | DiskFailing:
+    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_FULL"):
+        return DiskFull("The disk is full while writing the manifest.")
+    return DiskFailing(f"The manifest cannot be written: {error}.")

@@ -1,0 +1,83 @@
+"""The rows of a sweep: windows planned, answered whole, failed, split, judged."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from migrate.manifest.file import now_ms
+from migrate.model import RetryPolicy, Window, WindowAnswered, WindowFailed, WindowJudged, WindowsPlanned, WindowState
+
+
+def apply(
+    connection: sqlite3.Connection,
+    outcome: WindowsPlanned | WindowAnswered | WindowFailed | WindowJudged,
+    policy: RetryPolicy,
+) -> None:
+    """Turn one fact about windows into rows. A window that was answered or split is never asked again in its sweep."""
+    match outcome:
+        case WindowsPlanned():
+            _plan(connection, outcome.sweep, outcome.windows, outcome.parent, "check" if outcome.check else "cover")
+        case WindowAnswered():
+            suspicion = None
+            if outcome.outside:
+                suspicion = f"The PACS answered with {outcome.outside} studies outside the asked dates; they are taken as found."
+            connection.execute(
+                "UPDATE window SET state = ?, row_count = ?, study_count = ?, outside_count = ?, answered_at = ?, error = NULL, "
+                "detail = NULL, suspicion = ? WHERE id = ? AND state = 0",
+                (
+                    int(WindowState.ANSWERED),
+                    outcome.rows,
+                    outcome.studies,
+                    outcome.outside,
+                    now_ms(),
+                    suspicion,
+                    outcome.window_id,
+                ),
+            )
+        case WindowFailed() if outcome.split:
+            _split(connection, outcome.window_id, outcome.split, outcome.error, outcome.detail)
+        case WindowFailed():
+            attempts = connection.execute(
+                "SELECT attempts + 1 FROM window WHERE id = ?", (outcome.window_id,)
+            ).fetchone()[0]
+            wait_s = min(policy.first_wait_s * 2 ** (attempts - 1), policy.max_wait_s)
+            given_up = attempts >= policy.attempts or not outcome.retryable
+            connection.execute(
+                "UPDATE window SET state = ?, attempts = ?, not_before = ?, error = ?, detail = ?, blocks = ?, suspicion = ? "
+                "WHERE id = ? AND state = 0",
+                (int(WindowState.FAILED if given_up else WindowState.PLANNED), attempts, now_ms() + int(wait_s * 1000), outcome.error,
+                 outcome.detail, int(given_up), f"No whole answer: {outcome.detail}" if given_up else None, outcome.window_id),
+            )  # fmt: skip
+        case WindowJudged():
+            connection.execute(
+                "UPDATE window SET suspicion = ?, blocks = ? WHERE id = ?",
+                (outcome.suspicion, int(outcome.blocks), outcome.window_id),
+            )
+            if outcome.split:
+                _split(connection, outcome.window_id, outcome.split, None, None)
+
+
+def _plan(
+    connection: sqlite3.Connection, sweep: int, windows: tuple[Window, ...], parent: int | None, purpose: str
+) -> None:
+    connection.executemany(
+        "INSERT INTO window(sweep, axis, lo, hi, parent, purpose) VALUES (?, ?, ?, ?, ?, ?)",
+        [(sweep, window.axis, window.lo, window.hi, parent, purpose) for window in windows],
+    )
+
+
+def _split(
+    connection: sqlite3.Connection, window_id: int, parts: tuple[Window, ...], error: str | None, detail: str | None
+) -> None:
+    """Replace a window by its parts; halves that were only checks become part of the cover."""
+    sweep, state = connection.execute("SELECT sweep, state FROM window WHERE id = ?", (window_id,)).fetchone()
+    if state == WindowState.SPLIT:
+        return
+    connection.execute(
+        "UPDATE window SET state = ?, error = coalesce(?, error), detail = coalesce(?, detail) WHERE id = ?",
+        (int(WindowState.SPLIT), error, detail, window_id),
+    )
+    if connection.execute("SELECT 1 FROM window WHERE parent = ?", (window_id,)).fetchone():
+        connection.execute("UPDATE window SET purpose = 'cover' WHERE parent = ?", (window_id,))
+    else:
+        _plan(connection, sweep, parts, window_id, "cover")
