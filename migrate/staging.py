@@ -113,8 +113,13 @@ class Staging:
 
     def path_of(self, ref: InstanceRef, dataset_sha256: bytes) -> Path:
         """Where the durable file of these UIDs and bytes lies."""
+        return self.path_below(self.root, ref, dataset_sha256)
+
+    @staticmethod
+    def path_below(root: Path, ref: InstanceRef, dataset_sha256: bytes) -> Path:
+        """The same, below any root."""
         name = hashlib.sha256(f"{ref.study}/{ref.series}/{ref.sop}".encode()).hexdigest()[:32]
-        return self.ready / name[:2] / f"{name}-{dataset_sha256.hex()[:24]}.dcm"
+        return root / "ready" / name[:2] / f"{name}-{dataset_sha256.hex()[:24]}.dcm"
 
     def settle(self, files: Iterable[tuple[Path, Path, int]]) -> None:
         """Make files durable under their final names: (part, final, size_bytes) each.

@@ -92,6 +92,10 @@ class Manifest:
             "UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", (now_ms(), exit_code, self.run_id)
         )
 
+    def set_meta(self, key: str, value: str) -> None:
+        """Write down one fact about the manifest as a whole."""
+        self.connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value))
+
     def close(self) -> None:
         """Checkpoint and close; the file alone is whole then."""
         try:

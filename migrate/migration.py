@@ -1,0 +1,288 @@
+"""The job as a whole: opens everything, wires the stages to the manifest, sweeps, closes."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from migrate.config import Config
+from migrate.destinations import close_shared, open_destination, shared_destination
+from migrate.errors import Interrupted, PacsMigrateError
+from migrate.host import STOP_SIGNALS
+from migrate.manifest import Effects, Lock, Manifest, Queue
+from migrate.manifest.file import now_ms
+from migrate.model import (
+    DestinationLost,
+    InstanceState,
+    Outcome,
+    Received,
+    StudyRef,
+    Wanted,
+    WindowsPlanned,
+    WindowState,
+)
+from migrate.pipeline import Pipeline, Stage
+from migrate.sources import Source, open_source
+from migrate.staging import Staging
+from migrate.stages import census, work
+
+_CLOSING_SWEEPS = 3
+_ITEMS_A_JOB = 64
+
+
+class Migration:
+    """A command that writes: holds the lock, the manifest and what the stages need. Use as a context manager.
+
+    Raises ManifestLocked, ManifestTooNew, IdentityMismatch, DiskFailing.
+    """
+
+    def __init__(self, config: Config, verb: str, *, create: bool = True) -> None:
+        self.config, self.verb, self._create = config, verb, create
+        self.prefix = config.destination.prefix
+        self._stack = contextlib.ExitStack()
+        self.exit_code = 1
+        self.progress: Callable[[list[Outcome]], None] = lambda _: None
+
+    def __enter__(self) -> Migration:
+        config = self.config
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(Lock(config.manifest))
+            destination = open_destination(config.destination)
+            identity = {"source": config.source_identity, "destination": destination.identity, "migration": config.name}
+            self.manifest = Manifest(config.manifest, identity=identity, policy=config.retry, create=self._create)
+            stack.callback(self._close_manifest)
+            self.manifest.begin_run(self.verb, config.operator, config.sha256)
+            self.queue = Queue(config.manifest, prefix=self.prefix)
+            stack.callback(self.queue.close)
+            stack.callback(close_shared)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, PacsMigrateError):
+            self.exit_code = error.exit_code
+        self._stack.close()
+
+    def _close_manifest(self) -> None:
+        with contextlib.suppress(Exception):
+            self.manifest.end_run(self.exit_code)
+        self.manifest.close()
+
+    # -- the verbs that move something
+    def run(self, *, only_enumerate: bool = False) -> None:
+        """Sweep, and unless only that is asked for, bring every study to its end; then the closing sweeps.
+
+        Raises Interrupted, or the error of scope run that ended it.
+        """
+        self._staging = Staging(self.config.staging, max_bytes=self.config.staging_max_bytes)
+        self._staging.sweep({self._path(item) for item in self.queue.in_staging()})
+        self._destination = shared_destination(self.config.destination)
+        pipeline = Pipeline(
+            self.manifest,
+            settle=self._staging.settle,
+            final_path=self._final_path,
+            after_commit=self._after_commit,
+            unreachable_s=self.config.retry.unreachable_s,
+            on_commit=lambda outcomes: self.progress(outcomes),
+        )
+        durable = self.config.receiver.ack == "durable"
+        self._source = open_source(
+            self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable)
+        )
+        pipeline.start()
+        with _stopping(pipeline):
+            if not only_enumerate:
+                self._destination.prepare()
+                self._source.open()
+            try:
+                self._sweeps(pipeline, only_enumerate)
+            finally:
+                self._source.close()
+                with contextlib.suppress(PacsMigrateError):
+                    pipeline.drain()
+                with contextlib.suppress(PacsMigrateError):
+                    pipeline.close()
+        self._staging.close()
+        self._staging.tidy()
+
+    def _sweeps(self, pipeline: Pipeline, only_enumerate: bool) -> None:
+        sweep = self.queue.last_sweep()
+        rows = self.queue.windows(sweep) if sweep else []
+        if not any(row["state"] == WindowState.PLANNED for row in rows):
+            sweep = self._new_sweep(pipeline, sweep)
+        self.manifest.first_sweep = sweep
+        for _ in range(_CLOSING_SWEEPS + 1):
+            stages = [self._enumerate_stage(sweep)]
+            if not only_enumerate:
+                stages += self._moving_stages()
+            pipeline.run(stages, next_due_s=lambda: self._next_due_s(only_enumerate), cut=self._source.cut)
+            pipeline.drain()
+            if only_enumerate:
+                return
+            found = self.queue.found_in(sweep)
+            closing = sweep > (self.manifest.first_sweep or 0)
+            if closing and not found:
+                pipeline.submit([], done=lambda sweep=sweep: self.manifest.set_meta("closed_sweep", str(sweep)))  # type: ignore[misc]
+                pipeline.drain()
+                return
+            sweep = self._new_sweep(pipeline, sweep)
+
+    def _new_sweep(self, pipeline: Pipeline, last: int) -> int:
+        today = datetime.date.today()
+        source = self.config.source
+        windows = census.first_windows(source.date_from, source.date_to, today)
+        pipeline.commit_now([WindowsPlanned(last + 1, windows)])
+        return last + 1
+
+    def _next_due_s(self, only_enumerate: bool) -> float | None:
+        due = self.queue.next_due_ms()
+        if due is None or only_enumerate and due <= now_ms():
+            return None
+        return max((due - now_ms()) / 1000, 0.0)
+
+    # -- stages
+    def _enumerate_stage(self, sweep: int) -> Stage:
+        def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, Any]]:
+            windows = self.queue.windows_to_ask(sweep, limit + len(busy))
+            for window_id, window in windows:
+                yield window_id, ("ask", window_id, window)
+            if not windows and not busy:
+                judged = census.judge(sweep, self.queue.windows(sweep))
+                if judged:
+                    yield "judge", ("judge", judged)
+
+        def do(job: Any) -> Iterable[Outcome]:
+            return job[1] if job[0] == "judge" else census.ask(self._source, job[1], job[2])
+
+        return Stage("enumerate", ready, do, 1)
+
+    def _moving_stages(self) -> list[Stage]:
+        config = self.config
+
+        def to_plan(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
+            return ((ref, ref) for ref in self.queue.studies_to_plan(limit + len(busy)))
+
+        def to_retrieve(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[StudyRef, Wanted]]]:
+            return ((ref, (ref, wanted)) for ref, wanted in self.queue.studies_to_retrieve(limit + len(busy)))
+
+        return [
+            Stage("plan", to_plan, lambda ref: work.plan(self._source, ref), 1),
+            Stage(
+                "retrieve", to_retrieve, lambda job: work.retrieve(self._source, *job), config.source.associations, ordered=True,
+                gate=lambda: not self._staging.above_high_water() and self._staging.has_room(),
+            ),
+            Stage("upload", self._batches(InstanceState.STAGED), work.upload, config.workers, side="destination"),
+            Stage("verify", self._batches(InstanceState.STORED), work.verify, config.workers, side="destination"),
+        ]  # fmt: skip
+
+    def _batches(self, state: InstanceState) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, work.Batch]]]:
+        def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, work.Batch]]:
+            taken = {key[0] for key in busy if isinstance(key, tuple)}
+            for series_id, items in (
+                *self.queue.items(state, skip_series=taken, limit=limit),
+                *self.queue.copies(state, skip_series=taken),
+            ):
+                for first in range(0, len(items), _ITEMS_A_JOB):
+                    part = items[first : first + _ITEMS_A_JOB]
+                    yield (
+                        (series_id, first),
+                        work.Batch(self.config.destination, tuple((item, self._path(item)) for item in part)),
+                    )
+
+        return ready
+
+    # -- staging and manifest meet here
+    def _path(self, item: Any) -> Path:
+        return Staging.path_below(self.config.staging, item.ref, item.fixity.dataset_sha256)
+
+    def _final_path(self, received: Received) -> Path:
+        if received.ref is None:
+            name = hashlib.sha256("/".join(received.claimed).encode("utf-8", "replace")).hexdigest()[:16]
+            return self._staging.quarantine / f"{name}-{received.fixity.dataset_sha256.hex()[:24]}.dcm"
+        return self._staging.path_of(received.ref, received.fixity.dataset_sha256)
+
+    def _after_commit(self, effects: Effects) -> None:
+        for item in effects.release:
+            self._staging.release(self._path(item), item.fixity.size_bytes)
+        for path, size in effects.drop:
+            self._staging.release(path, size)
+
+    # -- verify
+    def verify(self, *, deep: bool, chosen: Callable[[Any], bool], progress: Callable[[int], None]) -> dict[str, Any]:
+        """Ask the destination again for every verified item that `chosen` takes; what is lost or differs falls back."""
+        destination = shared_destination(self.config.destination)
+        destination.prepare()
+        result: dict[str, Any] = {"checked": 0, "missing": [], "differs": []}
+        stop = threading.Event()
+        with _signals(stop.set):
+            for _, items in list(self.queue.verified()):
+                picked = [item for item in items if chosen(item)]
+                if not picked:
+                    continue
+                if stop.is_set():
+                    raise Interrupted("Stopped; what was checked is on record.")
+                outcomes = work.verify(
+                    work.Batch(self.config.destination, tuple((item, None) for item in picked), deep)
+                )
+                for outcome in outcomes:
+                    if isinstance(outcome, DestinationLost) and outcome.item.receipt:
+                        result["differs" if outcome.differs else "missing"].append(outcome.item.receipt.key)
+                self.manifest.commit(outcomes)
+                result["checked"] += len(picked)
+                progress(len(picked))
+        return result
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[None]:
+    """While inside, the first SIGINT or SIGTERM calls `stop`; the second ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if seen:
+            os._exit(130)  # every promise is already on the disk
+        seen.append(number)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _stopping(pipeline: Pipeline) -> Iterator[None]:
+    with _signals(pipeline.stop):
+        yield
+
+
+def check_source(config: Config) -> list[Any]:
+    """The source's part of the preflight: listens, asks, and lets the PACS send one instance to a scratch folder."""
+    staging = Staging(config.staging)
+    before = set(staging.incoming.iterdir())
+
+    def discard(received: Received) -> None:
+        received.path.unlink(missing_ok=True)
+
+    source: Source = open_source(config, staging, lambda received: discard(received))
+    source.open()
+    try:
+        return source.check()
+    finally:
+        source.close()
+        for path in set(staging.incoming.iterdir()) - before:
+            path.unlink()
+        staging.close()
+        staging.tidy()

@@ -1,0 +1,295 @@
+"""Stages over the manifest as queue: the only module with threads besides the receiver.
+
+The thread that calls `run` asks each stage what is ready and hands it to workers; one thread makes arrived files durable,
+one thread commits. Workers yield outcomes; nothing is known here of DICOM or of stores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrate.errors import Interrupted, PacsMigrateError
+from migrate.manifest import Effects, Manifest
+from migrate.model import InstanceStaged, Outcome, Received
+
+log = logging.getLogger(__name__)
+
+_BATCH = 512
+_POLL_S = 0.25
+STOP_GRACE_S = 25.0
+
+
+@dataclass
+class Stage:
+    """One step of the way: `ready(busy, limit)` yields (key, job) pairs, `work(job)` returns outcomes.
+
+    `ordered` sends its outcomes behind the files that arrived before them.
+    """
+
+    name: str
+    ready: Callable[[set[Hashable], int], Iterable[tuple[Hashable, Any]]]
+    work: Callable[[Any], Iterable[Outcome]]
+    workers: int
+    ordered: bool = False
+    side: str = "source"
+    gate: Callable[[], bool] = lambda: True
+    executor: Executor | None = None
+    busy: dict[Hashable, Future[Any]] = field(default_factory=dict)
+    paused_until: float = 0.0
+    failing_since: float | None = None
+    contacted: bool = False
+    wait_s: float = 0.5
+
+
+@dataclass
+class _Arrived:
+    received: Received
+    final: Path
+    durable: Future[None] | None
+
+
+class Pipeline:
+    """Runs stages over one manifest until nothing is left, a stop is asked for, or an error of scope run ends it."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        settle: Callable[[list[tuple[Path, Path, int]]], None],
+        final_path: Callable[[Received], Path],
+        after_commit: Callable[[Effects], None],
+        unreachable_s: float,
+        on_commit: Callable[[list[Outcome]], None] = lambda _: None,
+    ) -> None:
+        self._manifest, self._settle, self._final_path, self._after_commit = manifest, settle, final_path, after_commit
+        self._unreachable_s, self._on_commit = unreachable_s, on_commit
+        self._arrivals: queue.Queue[Any] = queue.Queue(maxsize=10_000)
+        self._facts: queue.Queue[Any] = queue.Queue(maxsize=20_000)
+        self._wake = threading.Event()
+        self.stopping = threading.Event()
+        self._error: BaseException | None = None
+        self._threads = [threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
+                         for name, loop in (("durable", self._durable_loop), ("commit", self._commit_loop))]  # fmt: skip
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Start nothing new; `run` raises Interrupted once what is under way has ended or was cut."""
+        self.stopping.set()
+        self._wake.set()
+
+    # -- what comes in
+    def deliver(self, received: Received, *, durable: bool = False) -> Future[None] | None:
+        """Take a received file on its way to durability; with `durable` the future ends when its row is committed."""
+        future: Future[None] | None = Future() if durable else None
+        self._put(self._arrivals, _Arrived(received, self._final_path(received), future))
+        return future
+
+    def submit(
+        self, outcomes: Iterable[Outcome], *, done: Callable[[], None] | None = None, ordered: bool = False
+    ) -> None:
+        """Queue facts for the commit; `done` is called once they are in."""
+        for outcome in outcomes:
+            self._put(self._arrivals if ordered else self._facts, outcome)
+        if done is not None:
+            self._put(self._arrivals if ordered else self._facts, done)
+
+    def commit_now(self, outcomes: Iterable[Outcome]) -> None:
+        """Queue facts and wait until they are committed. Raises what ended the commit thread."""
+        committed = threading.Event()
+        self.submit(outcomes, done=committed.set)
+        while not committed.wait(_POLL_S):
+            self._raise_if_broken()
+
+    def drain(self) -> None:
+        """Wait until everything that was delivered or submitted so far is committed."""
+        committed = threading.Event()
+        self.submit([], done=committed.set, ordered=True)
+        while not committed.wait(_POLL_S):
+            self._raise_if_broken()
+
+    def close(self) -> None:
+        """End both threads after what is queued."""
+        self._put(self._arrivals, None)
+        for thread in self._threads:
+            thread.join(STOP_GRACE_S)
+
+    def _put(self, where: queue.Queue[Any], what: object) -> None:
+        while True:
+            self._raise_if_broken()
+            try:
+                where.put(what, timeout=_POLL_S)
+                return
+            except queue.Full:
+                continue
+
+    def _raise_if_broken(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    # -- the two threads
+    def _guard(self, loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:
+            self._error = error
+            self._wake.set()
+
+    def _take(self, source: queue.Queue[Any]) -> list[Any]:
+        batch = [source.get()]
+        while len(batch) < _BATCH:
+            try:
+                batch.append(source.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _durable_loop(self) -> None:
+        while True:
+            batch = self._take(self._arrivals)
+            arrived = [entry for entry in batch if isinstance(entry, _Arrived)]
+            if arrived:
+                self._settle(
+                    [(entry.received.path, entry.final, entry.received.fixity.size_bytes) for entry in arrived]
+                )
+            for entry in batch:
+                if isinstance(entry, _Arrived):
+                    self._put(self._facts, InstanceStaged(_at(entry.received, entry.final)))
+                    if entry.durable is not None:
+                        self._put(self._facts, _resolver(entry.durable))
+                else:
+                    self._put(self._facts, entry)
+                    if entry is None:
+                        return
+
+    def _commit_loop(self) -> None:
+        while True:
+            batch = self._take(self._facts)
+            facts = [entry for entry in batch if entry is not None and not callable(entry)]
+            if facts:
+                effects = self._manifest.commit(facts)
+                self._after_commit(effects)
+                self._on_commit(facts)
+            for entry in batch:
+                if callable(entry):
+                    entry()
+            self._wake.set()
+            if None in batch:
+                return
+
+    # -- the scheduler
+    def run(self, stages: list[Stage], *, next_due_s: Callable[[], float | None], grace_s: float = STOP_GRACE_S,
+            cut: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+        """Work until no stage has anything ready, in flight or due later.
+
+        Raises Interrupted after a stop, or the error of scope run that ended it.
+        """
+        pools = {stage.name: stage.executor or ThreadPoolExecutor(stage.workers, stage.name) for stage in stages}
+        try:
+            while True:
+                self._raise_if_broken()
+                if self.stopping.is_set():
+                    raise Interrupted("Stopped; everything that was finished is on record.")
+                self._wake.clear()
+                started = sum(self._offer(stage, pools[stage.name]) for stage in stages)
+                if not started and not any(stage.busy for stage in stages):
+                    pauses = [
+                        stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None
+                    ]
+                    due = next_due_s()
+                    waits = [wait for wait in (*pauses, due) if wait is not None]
+                    if not waits:
+                        return
+                    self._wake.wait(min(max(min(waits), 0.01), 5.0))
+                else:
+                    self._wake.wait(_POLL_S)
+        finally:
+            self._end(stages, pools, grace_s, cut)
+
+    def _offer(self, stage: Stage, pool: Executor) -> int:
+        free = stage.workers - len(stage.busy)
+        if free <= 0 or time.monotonic() < stage.paused_until or not stage.gate():
+            return 0
+        started = 0
+        for key, job in stage.ready(set(stage.busy), free):
+            if key in stage.busy or started >= free:
+                continue
+            future = pool.submit(_listed, stage.work, job)
+            stage.busy[key] = future
+            future.add_done_callback(lambda done, key=key: self._finished(stage, key, done))  # type: ignore[misc]
+            started += 1
+        return started
+
+    def _finished(self, stage: Stage, key: Hashable, future: Future[Any]) -> None:
+        """Called in the worker's thread: hand on the outcomes; the key stays busy until they are committed."""
+        try:
+            outcomes = future.result()
+            stage.contacted, stage.failing_since, stage.wait_s = True, None, 0.5
+        except PacsMigrateError as error:
+            outcomes = []
+            self._pause_or_end(stage, error)
+        except BaseException as error:
+            outcomes = []
+            self._error = self._error or error
+        try:
+            self.submit(outcomes, done=lambda: self._forget(stage, key), ordered=stage.ordered)
+        except BaseException:
+            self._forget(stage, key)
+
+    def _forget(self, stage: Stage, key: Hashable) -> None:
+        stage.busy.pop(key, None)
+        self._wake.set()
+
+    def _pause_or_end(self, stage: Stage, error: PacsMigrateError) -> None:
+        """A peer that was there and is gone is tried again with back-off; any other error of scope run ends the run."""
+        now = time.monotonic()
+        since = stage.failing_since or now
+        if not error.retryable or not stage.contacted or now - since > self._unreachable_s:
+            self._error = self._error or error
+            return
+        stage.failing_since, stage.paused_until = since, now + stage.wait_s
+        stage.wait_s = min(stage.wait_s * 2, 60.0)
+        log.warning("%s: %s Trying again.", stage.name, error)
+
+    def _end(self, stages: list[Stage], pools: dict[str, Executor], grace_s: float, cut: Callable[[], None]) -> None:
+        """Let what is under way finish for a while, then cut it; commit what was finished."""
+        until = time.monotonic() + (grace_s if any(stage.busy for stage in stages) else 0)
+        cutting = False
+        while any(stage.busy for stage in stages) and self._threads_alive():
+            left = until - time.monotonic()
+            if left <= 0:
+                if cutting:
+                    break
+                cut()
+                cutting, until = True, time.monotonic() + 5
+            self._wake.clear()
+            self._wake.wait(min(max(left, 0.05), _POLL_S))
+        for stage in stages:
+            if stage.executor is None:
+                pools[stage.name].shutdown(wait=False, cancel_futures=True)
+
+    def _threads_alive(self) -> bool:
+        return all(thread.is_alive() for thread in self._threads)
+
+
+def _listed(work: Callable[[Any], Iterable[Outcome]], job: Any) -> list[Outcome]:
+    return list(work(job))
+
+
+def _at(received: Received, final: Path) -> Received:
+    return dataclasses.replace(received, path=final)
+
+
+def _resolver(future: Future[None]) -> Callable[[], None]:
+    return lambda: future.set_result(None)

@@ -1,0 +1,113 @@
+"""`check`: every finding says ok, warn or fail, and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import time
+
+from migrate.config import Config
+from migrate.destinations import open_destination
+from migrate.errors import DestinationError, LocalError, PacsMigrateError
+from migrate.manifest.file import is_locked
+from migrate.migration import check_source
+from migrate.model import Finding
+
+_EXIT_CODES = {"config": 2, "source": 20, "destination": 21, "local": 22}
+_SOUND_SQLITE = (3, 51, 3)
+
+
+def local_findings(config: Config) -> list[Finding]:
+    """Disk, fsync cost, SQLite, clock."""
+    findings: list[Finding] = []
+    try:
+        config.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+        free = shutil.disk_usage(config.staging).free
+        level = "ok" if free > 20 << 30 else "warn" if free > 2 << 30 else "fail"
+        findings.append(
+            Finding(
+                "disk",
+                level,
+                f"{free >> 30} GiB free for staging.",
+                "" if level == "ok" else "Free some space.",
+                "local",
+            )
+        )  # type: ignore[arg-type]
+        findings.append(_fsync(config))
+    except OSError as error:
+        findings.append(
+            Finding("disk", "fail", f"Staging cannot be written: {error.strerror}.", "Check its rights.", "local")
+        )
+    version = sqlite3.sqlite_version_info
+    findings.append(
+        Finding(
+            "SQLite", "ok", f"Version {sqlite3.sqlite_version}; one connection writes and checkpoints.", part="local"
+        )
+        if version >= _SOUND_SQLITE
+        else Finding(
+            "SQLite",
+            "ok",
+            f"Version {sqlite3.sqlite_version}: its WAL-reset race needs two writing connections, we use one.",
+            part="local",
+        )
+    )
+    year = time.gmtime().tm_year
+    findings.append(
+        Finding("clock", "ok" if year >= 2026 else "fail", f"It is {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}.",
+                "" if year >= 2026 else "Set the clock.", "local")
+    )  # fmt: skip
+    return findings
+
+
+def _fsync(config: Config) -> Finding:
+    probe = config.staging / f".fsync-{os.getpid()}"
+    began = time.perf_counter()
+    try:
+        with probe.open("wb") as file:
+            for _ in range(10):
+                file.write(b"0" * 4096)
+                file.flush()
+                os.fsync(file.fileno())
+    finally:
+        probe.unlink(missing_ok=True)
+    cost_ms = (time.perf_counter() - began) * 100
+    slow = cost_ms > 30
+    hint = "An SSD under staging and manifest makes small images faster." if slow else ""
+    return Finding("fsync", "warn" if slow else "ok", f"{cost_ms:.1f} ms.", hint, "local")
+
+
+def destination_findings(config: Config) -> list[Finding]:
+    """What the destination can prove."""
+    try:
+        destination = open_destination(config.destination)
+        try:
+            return destination.check()
+        finally:
+            destination.close()
+    except DestinationError as error:
+        return [Finding("destination", "fail", str(error), error.hint, "destination")]
+
+
+def source_findings(config: Config) -> list[Finding]:
+    """C-ECHO, C-FIND, and one instance by C-MOVE."""
+    try:
+        return check_source(config)
+    except LocalError as error:
+        return [Finding("receiver", "fail", str(error), error.hint, "local")]
+    except PacsMigrateError as error:
+        return [Finding("PACS", "fail", str(error), error.hint, "source")]
+
+
+def check(config: Config) -> tuple[list[Finding], int]:
+    """All findings, and the exit code by the first part that fails; 11 while a run is active."""
+    findings = local_findings(config)
+    if is_locked(config.manifest):
+        findings.append(
+            Finding("manifest", "fail", "A run is active on this manifest.", "Wait for it, or stop it.", "local")
+        )
+        return findings, 11
+    findings += source_findings(config) + destination_findings(config)
+    failed = [finding.part for finding in findings if finding.level == "fail"]
+    codes = [_EXIT_CODES[part] for part in ("config", "source", "destination", "local") if part in failed]
+    return findings, codes[0] if codes else 0

@@ -1,0 +1,41 @@
+"""Where images come from. A source never sees the manifest: it answers questions and delivers what arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Protocol
+
+from migrate.config import Config
+from migrate.model import Finding, Received, RetrieveEnded, StudyFound, StudyPlanned, StudyRef, Wanted, Window
+from migrate.sources.dimse_move import DimseMove
+from migrate.staging import Staging
+
+
+class Source(Protocol):
+    """The contract of every kind of source."""
+
+    def open(self) -> None:
+        """Begin to listen. Raises PortInUse."""
+
+    def check(self) -> list[Finding]:
+        """Prove that it can be reached, asked, and made to send to us."""
+
+    def studies(self, window: Window) -> Iterable[StudyFound]:
+        """Every study of the window. Raises QueryRefused or QueryFailed unless the peer ended with Success."""
+
+    def instances(self, study: StudyRef) -> StudyPlanned:
+        """Every instance of the study. Raises as `studies` does."""
+
+    def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
+        """One attempt at what is wanted; what arrives is delivered by its UIDs, whoever asked for it."""
+
+    def cut(self) -> None:
+        """End what is under way at once; what was being sent is asked for again by the next run."""
+
+    def close(self) -> None: ...
+
+
+def open_source(config: Config, staging: Staging, deliver: Callable[[Received], Future[None] | None]) -> Source:
+    """The source that the configuration names."""
+    return DimseMove(config.source, config.receiver, staging, deliver)

@@ -1,0 +1,323 @@
+"""A PACS that answers C-FIND and sends by C-MOVE to the Storage SCP in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+from migrate.config import ReceiverConfig, SourceSettings
+from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.dicom.scu import MAX_SOPS, FindSession, MoveResult, Peer, echo, move
+from migrate.errors import NothingSent, PacsMigrateError, QueryFailed, SourceError, SourceUnreachable
+from migrate.model import (
+    Finding,
+    Received,
+    RetrieveEnded,
+    SeriesPlan,
+    StudyFound,
+    StudyPlanned,
+    StudyRef,
+    Wanted,
+    Window,
+    is_uid,
+)
+from migrate.staging import Staging
+
+_STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
+_STUDY_DATE, _MODALITIES, _MODALITY = 0x00080020, 0x00080061, 0x00080060
+_STUDY_COUNT, _SERIES_COUNT = 0x00201208, 0x00201209
+_WAITS = 0.05
+_EMPTY_SUCCESSES = 3
+
+
+class _Arrivals:
+    """What has come of the studies being retrieved, by UID."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.by_study: dict[str, set[tuple[str, str]]] = {}
+        self.total = 0
+        self.last_at = time.monotonic()
+
+    def add(self, received: Received) -> None:
+        with self.lock:
+            self.total += 1
+            self.last_at = time.monotonic()
+            ref = received.ref
+            if ref is not None and ref.study in self.by_study:
+                self.by_study[ref.study].add((ref.series, ref.sop))
+
+
+class DimseMove:
+    """C-FIND and C-MOVE against one PACS, with the receiver that it sends to."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        receiver: ReceiverConfig,
+        staging: Staging,
+        deliver: Callable[[Received], Future[None] | None],
+    ) -> None:
+        self.settings = settings
+        self._arrivals = _Arrivals()
+        self._deliver = deliver
+        self._stopped = threading.Event()
+        self._title = receiver.ae_title
+        self._peer = Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s)
+        self._empty_successes: set[str] = set()
+        self._receiver = Receiver(
+            ReceiverSettings(
+                receiver.ae_title,
+                receiver.host,
+                receiver.port,
+                tuple(address for name in receiver.allow for address in _addresses(name)),
+                receiver.allow_ae,
+                receiver.max_pdu,
+                receiver.ack,
+                idle_s=settings.stall_s,
+                transfer_syntax_order=receiver.transfer_syntaxes,
+            ),
+            staging,
+            self._received,
+        )
+
+    def open(self) -> None:
+        self._receiver.start()
+
+    def close(self) -> None:
+        self._receiver.close()
+
+    def cut(self) -> None:
+        self._stopped.set()
+        self._receiver.stop_accepting()
+
+    def _received(self, received: Received) -> Future[None] | None:
+        answer = self._deliver(received)
+        self._arrivals.add(received)
+        return answer
+
+    # -- questions
+    def studies(self, window: Window) -> Iterator[StudyFound]:
+        keys = {}
+        if window.axis == "date":
+            keys[_STUDY_DATE] = (
+                window.lo if window.lo == window.hi and window.lo else f"{window.lo or ''}-{window.hi or ''}"
+            )
+        wanted = (_STUDY_UID, _STUDY_DATE, _MODALITIES, _STUDY_COUNT)
+        with FindSession(self._peer) as session:
+            for row in session.find("STUDY", keys, wanted):
+                yield StudyFound(
+                    StudyRef(_uid(row, _STUDY_UID)),
+                    _date(row.get(_STUDY_DATE, "")),
+                    tuple(part for part in row.get(_MODALITIES, "").split("\\") if part),
+                    _number(row.get(_STUDY_COUNT, "")),
+                )
+
+    def instances(self, study: StudyRef) -> StudyPlanned:
+        series: dict[str, tuple[str, int | None]] = {}
+        plans, notes = [], []
+        with FindSession(self._peer) as session:
+            for row in session.find("SERIES", {_STUDY_UID: study.study}, (_SERIES_UID, _MODALITY, _SERIES_COUNT)):
+                series[_uid(row, _SERIES_UID)] = (row.get(_MODALITY, ""), _number(row.get(_SERIES_COUNT, "")))
+            for uid, (modality, claimed) in series.items():
+                rows = session.find("IMAGE", {_STUDY_UID: study.study, _SERIES_UID: uid}, (_SOP_UID,))
+                sops = tuple(dict.fromkeys(_uid(row, _SOP_UID) for row in rows))
+                if claimed is not None and claimed != len(sops):
+                    notes.append(f"series {uid}: {claimed} instances claimed, {len(sops)} listed")
+                plans.append(SeriesPlan(uid, modality, sops, claimed))
+        return StudyPlanned(study, tuple(plans), tuple(notes))
+
+    # -- retrieval
+    def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
+        """Ask for the whole study, then for what is still missing by series and by instance, within one attempt."""
+        attempt = _Attempt(self, study)
+        with attempt:
+            error, detail = None, ""
+            try:
+                if wanted.whole:
+                    attempt.ask()
+                missing = attempt.missing(wanted.series)
+                if missing:
+                    attempt.ask_missing(missing)
+            except SourceError as failure:
+                if failure.scope == "run":
+                    raise
+                error, detail = failure.name, str(failure)
+                attempt.settle()
+            if attempt.status == 0 and not attempt.arrived() and wanted.series:
+                self._nothing_came(study)
+            return RetrieveEnded(study, attempt.status, error, detail or attempt.said())
+
+    def _nothing_came(self, study: StudyRef) -> None:
+        """Success with nothing sent, for three studies, while nothing has ever come: a wrong address at the PACS."""
+        if self._arrivals.total:
+            return
+        self._empty_successes.add(study.study)
+        if len(self._empty_successes) >= _EMPTY_SUCCESSES:
+            raise NothingSent("The PACS reported Success for three studies and has not sent a single image.")
+
+    # -- preflight
+    def check(self) -> list[Finding]:
+        """C-ECHO, C-FIND, and a C-MOVE of one instance to ourselves."""
+        findings: list[Finding] = []
+        try:
+            echo(self._peer)
+            findings.append(Finding("C-ECHO", "ok", f"{self.settings.ae_title} answers.", part="source"))
+            study = self._sample()
+            if study is None:
+                findings.append(
+                    Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source")
+                )
+                return findings
+            findings.append(Finding("C-FIND", "ok", "The PACS shows studies and their images.", part="source"))
+            findings.append(self._check_move(study))
+        except PacsMigrateError as error:
+            findings.append(Finding("PACS", "fail", str(error), error.hint, "source"))
+        return findings
+
+    def _sample(self) -> StudyPlanned | None:
+        """A study with images, from the newest months back; the first rows are enough."""
+        today = datetime.date.today()
+        windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
+        for window in [*windows, Window(None, None, "all")]:
+            with contextlib.suppress(QueryFailed), contextlib.closing(self.studies(window)) as rows:
+                for _, row in zip(range(5), rows, strict=False):
+                    plan = self.instances(row.study)
+                    if any(series.sops for series in plan.series):
+                        return plan
+        return None
+
+    def _check_move(self, plan: StudyPlanned) -> Finding:
+        series = next(series for series in plan.series if series.sops)
+        attempt = _Attempt(self, plan.study)
+        with attempt:
+            attempt.ask(series.series, series.sops[:1])
+            if attempt.arrived():
+                return Finding("C-MOVE", "ok", "The PACS sends to us.", part="source")
+        hint = NothingSent.default_hint
+        return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.said()}).", hint, "source")
+
+
+class _Attempt:
+    """One attempt at a study: its C-MOVEs, their time limits, and what came meanwhile."""
+
+    def __init__(self, source: DimseMove, study: StudyRef) -> None:
+        self._source, self.study = source, study
+        self._began = time.monotonic()
+        self._asked = self._began
+        self.status: int | None = None
+        self._results: list[MoveResult] = []
+
+    def __enter__(self) -> _Attempt:
+        with self._source._arrivals.lock:
+            self._source._arrivals.by_study[self.study.study] = set()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._source._arrivals.lock:
+            self._source._arrivals.by_study.pop(self.study.study, None)
+
+    def arrived(self) -> set[tuple[str, str]]:
+        with self._source._arrivals.lock:
+            return set(self._source._arrivals.by_study.get(self.study.study, ()))
+
+    def missing(self, wanted: dict[str, tuple[str, ...] | None]) -> dict[str, tuple[str, ...] | None]:
+        """What of the wanted has not come in this attempt."""
+        arrived = self.arrived()
+        left: dict[str, tuple[str, ...] | None] = {}
+        for series, sops in wanted.items():
+            if sops is None:
+                if not any(came == series for came, _ in arrived):
+                    left[series] = None
+            elif rest := tuple(sop for sop in sops if (series, sop) not in arrived):
+                left[series] = rest
+        return left
+
+    def ask_missing(self, missing: dict[str, tuple[str, ...] | None]) -> None:
+        for series, sops in missing.items():
+            if sops is None:
+                self.ask(series)
+                continue
+            for first in range(0, len(sops), MAX_SOPS):
+                self.ask(series, sops[first : first + MAX_SOPS])
+
+    def ask(self, series: str | None = None, sops: tuple[str, ...] = ()) -> None:
+        """One C-MOVE and its late stores. Raises SourceError."""
+        self._asked = time.monotonic()
+        result = move(
+            self._source._peer,
+            self._source._title,
+            study=self.study.study,
+            series=series,
+            sops=sops,
+            should_stop=self._too_long,
+        )
+        self.status = result.status
+        self._results.append(result)
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait for late C-STOREs until `settle_s` passes without a byte, or all counted ones are here."""
+        settle_s = self._source.settings.settle_s
+        result = self._results[-1] if self._results else None
+        if (
+            result is not None
+            and result.status == 0
+            and result.completed is not None
+            and result.completed <= len(self.arrived())
+        ):
+            return
+        while not self._source._stopped.wait(_WAITS):
+            if time.monotonic() - max(self._last_sign(), self._asked) >= settle_s or self._too_long():
+                return
+
+    def _last_sign(self) -> float:
+        return max(self._source._receiver.last_byte_at or 0.0, self._source._arrivals.last_at)
+
+    def _too_long(self) -> str | None:
+        now = time.monotonic()
+        if self._source._stopped.is_set():
+            return "The run is being stopped."
+        if now - self._began > self._source.settings.attempt_s:
+            return f"The attempt took longer than {self._source.settings.attempt_s:g} s."
+        if now - max(self._last_sign(), self._asked) > self._source.settings.stall_s:
+            return f"Nothing came from the PACS for {self._source.settings.stall_s:g} s."
+        return None
+
+    def said(self) -> str:
+        """What the PACS's last answer said, in numbers only."""
+        if not self._results:
+            return "No answer."
+        result = self._results[-1]
+        return f"C-MOVE ended with status {result.status:04X}, {result.completed} completed, {result.failed} failed."
+
+
+def _addresses(name: str) -> list[str]:
+    """The addresses behind a host name; a network or an address stands for itself."""
+    if "/" in name:
+        return [name]
+    try:
+        return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
+    except OSError as error:
+        raise SourceUnreachable(f"The host name {name} cannot be resolved.") from error
+
+
+def _uid(row: dict[int, str], tag: int) -> str:
+    uid = row.get(tag, "")
+    if not is_uid(uid):
+        raise QueryFailed("The PACS answered with a row that has no valid UID.")
+    return uid
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.strip().isdigit() else None
+
+
+def _date(text: str) -> str | None:
+    digits = text.strip().replace(".", "")
+    return digits if len(digits) == 8 and digits.isdigit() else None

@@ -1,0 +1,90 @@
+"""What workers do with one job. Upload and verify take and return plain values, so that they may run anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrate.config import DestinationSettings
+from migrate.destinations import shared_destination
+from migrate.errors import DestinationError, ObjectDiffers, ObjectMissing, PacsMigrateError, StagedFileLost
+from migrate.model import (
+    DestinationLost,
+    Failed,
+    InstanceStored,
+    InstanceVerified,
+    Item,
+    Outcome,
+    StagedLost,
+    StudyRef,
+    Wanted,
+)
+from migrate.sources import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Items of one series with their staged files (None where none is needed)."""
+
+    destination: DestinationSettings
+    items: tuple[tuple[Item, Path | None], ...]
+    deep: bool = False
+
+
+def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
+    """All IMAGE rows of one study."""
+    try:
+        yield source.instances(study)
+    except PacsMigrateError as error:
+        if error.scope == "run":
+            raise
+        yield Failed(study, "plan", error.name, str(error))
+
+
+def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcome]:
+    """One attempt at one study."""
+    yield source.retrieve(study, wanted)
+
+
+def upload(batch: Batch) -> list[Outcome]:
+    """Put each file, create-only. Bytes that changed in staging are never stored; a taken key gets a neighbour."""
+    destination = shared_destination(batch.destination)
+    outcomes: list[Outcome] = []
+    for item, file in batch.items:
+        study = StudyRef(item.ref.study)
+        try:
+            if file is None or not file.exists():
+                raise StagedFileLost("The staged file is gone.")
+            outcomes.append(InstanceStored(item, destination.put(item, file)))
+        except StagedFileLost as error:
+            outcomes.append(StagedLost(item, str(error)))
+        except ObjectDiffers as error:
+            outcomes.append(DestinationLost(item, True, str(error), file_kept=True))
+            if item.beside:
+                outcomes.append(Failed(study, "upload", error.name, str(error)))
+        except DestinationError as error:
+            if error.scope == "run":
+                raise
+            outcomes.append(Failed(study, "upload", error.name, str(error), error.retryable))
+    return outcomes
+
+
+def verify(batch: Batch) -> list[Outcome]:
+    """Ask the destination for its proof of each stored item."""
+    destination = shared_destination(batch.destination)
+    outcomes: list[Outcome] = []
+    for item, file in batch.items:
+        study = StudyRef(item.ref.study)
+        try:
+            outcomes.append(InstanceVerified(item, destination.verify(item, deep=batch.deep)))
+        except (ObjectMissing, ObjectDiffers) as error:
+            kept = file is not None and file.exists()
+            outcomes.append(DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept))
+            if file is not None:
+                outcomes.append(Failed(study, "verify", error.name, str(error)))
+        except DestinationError as error:
+            if error.scope == "run":
+                raise
+            outcomes.append(Failed(study, "verify", error.name, str(error), error.retryable))
+    return outcomes
