@@ -1,0 +1,52 @@
+"""The command `pacs-migrate`: parse, call, print. No logic, no SQL, no DICOM."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from migrate import __version__
+from migrate.cli import deciding, looking, moving, starting
+from migrate.cli.frame import EXIT_CODES, say_error
+from migrate.errors import PacsMigrateError
+
+
+class _Ordered(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Ordered, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pacs-migrate")
+def cli() -> None:
+    """Move every image of an old PACS into object storage, resumably, and prove that nothing is missing."""
+
+
+for command in (starting.demo, starting.init, looking.check, moving.enumerate_, moving.run, looking.status, moving.verify,
+                deciding.retry, deciding.accept, looking.report, starting.practice_pacs):  # fmt: skip
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command; an error of ours or of a peer is one sentence, a hint and its exit code, never a traceback."""
+    code = 0
+    try:
+        result = cli.main(standalone_mode=False)
+        code = result if isinstance(result, int) else 0
+    except PacsMigrateError as error:
+        say_error(error)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        code = 130
+    except BrokenPipeError:
+        code = 0
+        os._exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a worker stuck in a peer must not keep the process alive; all promises are on the disk

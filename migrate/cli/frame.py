@@ -1,0 +1,69 @@
+"""What every verb shares: options, exit codes in help, errors in words."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from migrate import config as configuration
+from migrate.config import Config
+from migrate.errors import PacsMigrateError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_CODES = """\b
+Exit codes:
+  0   complete, or done as asked
+  2   usage or configuration
+  3   finished, but something is parked or missing
+  10  no manifest
+  11  manifest locked by another process
+  12  manifest from a newer version
+  20  source unreachable or refusing
+  21  destination unreachable or refusing
+  22  this machine (disk full or failing, port in use); resumable
+  130 interrupted; resumable
+"""
+
+
+def verb(name: str, *, json: bool = False) -> Callable[[F], click.Command]:
+    """A command with --config and -v, perhaps --json, and the table of exit codes in its help."""
+
+    def decorate(function: F) -> click.Command:
+        decorated: Any = function
+        if json:
+            decorated = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(decorated)
+        decorated = click.option(
+            "-v", "--verbose", count=True, callback=_set_verbosity, expose_value=False, help="Say more."
+        )(decorated)
+        decorated = click.option(
+            "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), default=Path("migrate.toml"), show_default=True,
+            help="The configuration.",
+        )(decorated)  # fmt: skip
+        return click.command(name, epilog=EXIT_CODES)(decorated)
+
+    return decorate
+
+
+def _set_verbosity(_: click.Context, __: click.Parameter, count: int) -> None:
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(count, 2)]
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("migrate").setLevel(level)
+    for name in ("pynetdicom", "pydicom", "boto3", "botocore", "urllib3"):  # they would name patients
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def load(path: Path) -> Config:
+    """The configuration at `path`. Raises ConfigError."""
+    return configuration.load(path)
+
+
+def say_error(error: PacsMigrateError) -> None:
+    """One sentence and a hint on stderr."""
+    click.echo(f"Error: {error}", err=True)
+    if error.hint:
+        click.echo(f"Hint:  {error.hint}", err=True)

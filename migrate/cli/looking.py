@@ -1,0 +1,54 @@
+"""Verbs that only look: check, status, report. They never take the manifest's lock."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from migrate.cli.frame import load, verb
+from migrate.manifest.file import open_reader
+from migrate.preflight import check as preflight
+from migrate.reports import report as report_of
+from migrate.reports import status as status_of
+from migrate.reports import status_text, write_report
+
+
+@verb("check", json=True)
+def check(config_path: Path, as_json: bool) -> int:
+    """Preflight: PACS, receiver, destination and this machine, each finding with what to do."""
+    findings, code = preflight(load(config_path))
+    if as_json:
+        shown = [
+            {key: value for key, value in dataclasses.asdict(finding).items() if key != "part"} for finding in findings
+        ]
+        click.echo(json.dumps({"findings": shown}, indent=1))
+    else:
+        rows = [(finding.level.upper(), finding.name, finding.detail, finding.hint) for finding in findings]
+        click.echo(tabulate(rows, headers=("", "what", "finding", "what to do"), maxcolwidths=[None, 16, 50, 50]))
+    return code
+
+
+@verb("status", json=True)
+def status(config_path: Path, as_json: bool) -> int:
+    """Counts by state, and what is parked and why. Never locks."""
+    reader = open_reader(load(config_path).manifest)
+    document = status_of(reader)
+    click.echo(json.dumps(document, indent=1) if as_json else status_text(document))
+    return 0
+
+
+@verb("report", json=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: report/ beside the configuration."
+)
+def report(config_path: Path, as_json: bool, out: Path | None) -> int:
+    """Write the completeness report: report.html, report.json, studies.csv, exceptions.csv."""
+    config = load(config_path)
+    reader = open_reader(config.manifest)
+    page = write_report(reader, out or config.path.parent / "report")
+    click.echo(json.dumps(report_of(reader), indent=1) if as_json else f"Report: {page}")
+    return 0

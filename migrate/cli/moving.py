@@ -1,0 +1,88 @@
+"""Verbs that take the manifest's lock and move something: enumerate, run, verify."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import click
+
+from migrate.cli.frame import load, verb
+from migrate.cli.progress import Progress
+from migrate.config import Config
+from migrate.errors import UsageError
+from migrate.manifest.file import open_reader
+from migrate.migration import Migration
+from migrate.reports import status as status_of
+from migrate.reports import status_text
+
+
+def run_migration(config: Config) -> int:
+    """The whole job with progress; 0 if it is complete, else 3."""
+    with Migration(config, "run") as migration, Progress() as progress:
+        migration.progress = progress
+        migration.run()
+        migration.exit_code = 0 if status_of(migration.queue.connection)["complete"] else 3
+        return migration.exit_code
+
+
+@verb("run", json=True)
+def run(config_path: Path, as_json: bool) -> int:
+    """Enumerate, plan, retrieve, upload and verify until nothing is left. Start and resume are the same."""
+    config = load(config_path)
+    code = run_migration(config)
+    reader = open_reader(config.manifest)
+    document = status_of(reader)
+    reader.close()
+    click.echo(json.dumps(document, indent=1) if as_json else status_text(document))
+    return code
+
+
+@verb("enumerate")
+def enumerate_(config_path: Path) -> int:
+    """Sweep the PACS by C-FIND into the manifest."""
+    config = load(config_path)
+    with Migration(config, "enumerate") as migration, Progress() as progress:
+        migration.progress = progress
+        migration.run(only_enumerate=True)
+        rows = migration.queue.windows(migration.queue.last_sweep())
+        bad = [row for row in rows if row["state"] in (0, 2) or (row["blocks"] and not row["accepted_by"])]
+        found = status_of(migration.queue.connection)["studies"]
+        migration.exit_code = 3 if bad else 0
+        click.echo(
+            f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer."
+        )
+        return migration.exit_code
+
+
+@verb("verify", json=True)
+@click.option("--deep", is_flag=True, help="Read every byte back, whatever the store attests.")
+@click.option("--sample", metavar="N%", help="Only a random N per cent of the instances.")
+def verify(config_path: Path, as_json: bool, deep: bool, sample: str | None) -> int:
+    """Read the destination again and compare; exit 3 if an object is missing or differs."""
+    config = load(config_path)
+    share = 1.0
+    if sample is not None:
+        try:
+            share = float(sample.rstrip("%")) / 100
+        except ValueError as error:
+            raise UsageError(f"--sample takes a percentage, not {sample}.", hint="For example --sample 5%.") from error
+        if not 0 < share <= 1:
+            raise UsageError("--sample takes more than 0 and at most 100 per cent.", hint="For example --sample 5%.")
+    dice = random.Random()
+    with Migration(config, "verify", create=False) as migration:
+        result = migration.verify(
+            deep=deep, chosen=lambda _: share == 1.0 or dice.random() < share, progress=lambda _: None
+        )
+        migration.exit_code = 3 if result["missing"] or result["differs"] else 0
+        if as_json:
+            click.echo(json.dumps(result, indent=1))
+        else:
+            click.echo(
+                f"{result['checked']} checked, {len(result['missing'])} missing, {len(result['differs'])} differ."
+            )
+            for kind in ("missing", "differs"):
+                for key in result[kind]:
+                    click.echo(f"{kind}: {key}")
+        return migration.exit_code

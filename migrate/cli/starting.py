@@ -1,0 +1,135 @@
+"""Verbs to begin with: demo, init, practice-pacs."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import tempfile
+import threading
+from pathlib import Path
+
+import click
+
+from migrate.cli.frame import EXIT_CODES, load
+from migrate.cli.moving import run_migration
+from migrate.config import EXAMPLE
+from migrate.errors import PortInUse, UsageError
+from migrate.host import STOP_SIGNALS
+from migrate.manifest.file import open_reader
+from migrate.practice.faults import FAULTS
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+from migrate.reports import status as status_of
+from migrate.reports import status_text, write_report
+
+_DEMO = """[migration]
+name = "demo"
+manifest = "manifests/demo.db"
+staging = "staging"
+
+[source]
+host = "127.0.0.1"
+port = {pacs}
+ae_title = "PRACTICE"
+settle_s = 1
+
+[receiver]
+ae_title = "PACSMIGRATE"
+host = "127.0.0.1"
+port = {receiver}
+
+[destination]
+kind = "folder"
+path = "bucket"
+"""
+
+
+@click.command(epilog=EXIT_CODES)
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder.")
+@click.option("--studies", type=click.IntRange(1, 100_000), default=20, show_default=True)
+def demo(keep: Path | None, studies: int) -> int:
+    """The whole job with nothing but this package: a practice PACS, migrated into a folder, ending with the report."""
+    folder = (keep or Path(tempfile.mkdtemp(prefix="pacs-migrate-demo-"))).resolve()
+    path = folder / "migrate.toml"
+    if path.exists():
+        raise UsageError(f"{path} exists already.", hint="Choose a new folder, or remove the old one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    receiver_port = _free_port()
+    with PracticePacs(Archive(studies), destinations={"PACSMIGRATE": ("127.0.0.1", receiver_port)}) as pacs:
+        path.write_text(_DEMO.format(pacs=pacs.port, receiver=receiver_port), encoding="utf-8")
+        config = load(path)
+        click.echo(f"A practice PACS with {studies} synthetic studies is migrated into {folder / 'bucket'}.", err=True)
+        code = run_migration(config)
+    reader = open_reader(config.manifest)
+    click.echo(status_text(status_of(reader)))
+    click.echo(f"Report: {write_report(reader, folder / 'report')}")
+    return code
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=Path("migrate.toml"))
+def init(path: Path) -> int:
+    """Write a commented configuration to PATH (default: migrate.toml)."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(EXAMPLE)
+    except FileExistsError as error:
+        raise UsageError(f"{path} exists already; it was left as it is.", hint="Name another file.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Name another place.") from error
+    click.echo(f"Wrote {path}. Fill in [source] and [destination], then run `pacs-migrate check`.")
+    return 0
+
+
+_FAULT_HELP = "\n\n\b\nFaults:\n" + "\n".join(f"  {name:22} {what}" for name, what in sorted(FAULTS.items()))
+
+
+@click.command("practice-pacs", epilog=_FAULT_HELP + "\n\n" + EXIT_CODES)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=11110, show_default=True, help="0 chooses a free one.")
+@click.option("--ae-title", default="PRACTICE", show_default=True)
+@click.option("--studies", type=click.IntRange(0, 10_000_000), default=20, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 9999), default=1, show_default=True)
+@click.option("--move-to", "move_to", multiple=True, metavar="AE=HOST:PORT", help="A C-MOVE destination; repeatable.")
+@click.option(
+    "--fault", "faults", multiple=True, type=click.Choice(sorted(FAULTS)), metavar="NAME", help="A habit; repeatable."
+)
+def practice_pacs(
+    host: str, port: int, ae_title: str, studies: int, seed: int, move_to: tuple[str, ...], faults: tuple[str, ...]
+) -> int:
+    """Run the practice PACS alone, with faults to choose, for rehearsals; SIGINT or SIGTERM ends it."""
+    destinations = dict(_destination(text) for text in move_to)
+    stop = threading.Event()
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: stop.set())
+    pacs = PracticePacs(
+        Archive(studies, seed), ae_title=ae_title, host=host, port=port, destinations=destinations, faults=faults
+    )
+    try:
+        pacs.start()
+    except OSError as error:
+        raise PortInUse(
+            f"Port {port} on {host} cannot be used: {error.strerror}.", hint="Choose another --port."
+        ) from error
+    click.echo(f"{ae_title} listens on {host}:{pacs.port} with {studies} studies.")
+    click.get_text_stream("stdout").flush()
+    stop.wait()
+    pacs.close()
+    return 0
+
+
+def _destination(text: str) -> tuple[str, tuple[str, int]]:
+    title, _, address = text.partition("=")
+    host, _, port = address.rpartition(":")
+    if not title or not host or not port.isdigit():
+        raise UsageError(
+            f"--move-to takes AE=HOST:PORT, not {text}.", hint="For example --move-to PACSMIGRATE=127.0.0.1:11112."
+        )
+    return title, (host, int(port))
