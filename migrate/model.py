@@ -371,7 +371,9 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is still missing of a study: the whole of it, or instances by series (None: the whole series)."""
+    """What is still missing of a study: SOP Instance UIDs by series; `whole` asks for the study, `begun` names series
+    of which something is here already, so that the rest is asked for by instance."""
 
     whole: bool = True
-    series: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    series: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    begun: frozenset[str] = frozenset()

@@ -76,7 +76,10 @@ class Pipeline:
         self._facts: queue.Queue[Any] = queue.Queue(maxsize=20_000)
         self._wake = threading.Event()
         self.stopping = threading.Event()
-        self._error: BaseException | None = None
+        self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
+        self._ended_by: BaseException | None = (
+            None  # a worker's error of scope run: what was finished is still committed
+        )
         self._threads = [threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
                          for name, loop in (("durable", self._durable_loop), ("commit", self._commit_loop))]  # fmt: skip
 
@@ -199,6 +202,8 @@ class Pipeline:
         try:
             while True:
                 self._raise_if_broken()
+                if self._ended_by is not None:
+                    raise self._ended_by
                 if self.stopping.is_set():
                     raise Interrupted("Stopped; everything that was finished is on record.")
                 self._wake.clear()
@@ -241,7 +246,7 @@ class Pipeline:
             self._pause_or_end(stage, error)
         except BaseException as error:
             outcomes = []
-            self._error = self._error or error
+            self._ended_by = self._ended_by or error
         try:
             self.submit(outcomes, done=lambda: self._forget(stage, key), ordered=stage.ordered)
         except BaseException:
@@ -256,7 +261,7 @@ class Pipeline:
         now = time.monotonic()
         since = stage.failing_since or now
         if not error.retryable or not stage.contacted or now - since > self._unreachable_s:
-            self._error = self._error or error
+            self._ended_by = self._ended_by or error
             return
         stage.failing_since, stage.paused_until = since, now + stage.wait_s
         stage.wait_s = min(stage.wait_s * 2, 60.0)

@@ -74,20 +74,18 @@ class Queue:
         ended, attempts = self.connection.execute(
             "SELECT retrieve_ended, attempts FROM study WHERE id = ?", (study_id,)
         ).fetchone()
-        if not ended and not attempts:
-            return Wanted(whole=True, series=self._missing(study_id))
-        return Wanted(whole=False, series=self._missing(study_id))
-
-    def _missing(self, study_id: int) -> dict[str, tuple[str, ...] | None]:
-        missing: dict[str, tuple[str, ...] | None] = {}
+        missing: dict[str, tuple[str, ...]] = {}
+        begun = set()
         for series_id, uid, arrived in self.connection.execute(
             "SELECT id, uid, staged + stored + verified FROM series WHERE study_id = ? AND expected > 0", (study_id,)
         ).fetchall():
             sops = self.connection.execute(
                 "SELECT sop_uid FROM instance WHERE series_id = ? AND state = 0", (series_id,)
             )
-            missing[uid] = tuple(sop for (sop,) in sops) if arrived else None
-        return missing
+            missing[uid] = tuple(sop for (sop,) in sops)
+            if arrived:
+                begun.add(uid)
+        return Wanted(not ended and not attempts, missing, frozenset(begun))
 
     def next_due_ms(self) -> int | None:
         """When the earliest put-off work falls due; None where nothing waits for a time."""

@@ -61,8 +61,23 @@ def _plan(
     connection: sqlite3.Connection, sweep: int, windows: tuple[Window, ...], parent: int | None, purpose: str
 ) -> None:
     connection.executemany(
-        "INSERT INTO window(sweep, axis, lo, hi, parent, purpose) VALUES (?, ?, ?, ?, ?, ?)",
-        [(sweep, window.axis, window.lo, window.hi, parent, purpose) for window in windows],
+        "INSERT INTO window(sweep, axis, lo, hi, parent, purpose, accepted_by, accepted_reason) VALUES (:sweep, :axis, :lo, :hi, :parent, :purpose, "
+        + ", ".join(
+            f"(SELECT {column} FROM window WHERE axis = :axis AND lo IS :lo AND hi IS :hi AND accepted_by IS NOT NULL ORDER BY id DESC LIMIT 1)"
+            for column in ("accepted_by", "accepted_reason")
+        )
+        + ")",
+        [
+            {
+                "sweep": sweep,
+                "axis": window.axis,
+                "lo": window.lo,
+                "hi": window.hi,
+                "parent": parent,
+                "purpose": purpose,
+            }
+            for window in windows
+        ],
     )
 
 

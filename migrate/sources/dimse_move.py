@@ -135,21 +135,19 @@ class DimseMove:
     # -- retrieval
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         """Ask for the whole study, then for what is still missing by series and by instance, within one attempt."""
-        attempt = _Attempt(self, study)
+        attempt = _Attempt(self, study, wanted)
         with attempt:
             error, detail = None, ""
             try:
                 if wanted.whole:
                     attempt.ask()
-                missing = attempt.missing(wanted.series)
-                if missing:
-                    attempt.ask_missing(missing)
+                attempt.ask_missing()
             except SourceError as failure:
                 if failure.scope == "run":
                     raise
                 error, detail = failure.name, str(failure)
                 attempt.settle()
-            if attempt.status == 0 and not attempt.arrived() and wanted.series:
+            if attempt.status == 0 and not attempt.arrived() and attempt.missing():
                 self._nothing_came(study)
             return RetrieveEnded(study, attempt.status, error, detail or attempt.said())
 
@@ -194,7 +192,7 @@ class DimseMove:
 
     def _check_move(self, plan: StudyPlanned) -> Finding:
         series = next(series for series in plan.series if series.sops)
-        attempt = _Attempt(self, plan.study)
+        attempt = _Attempt(self, plan.study, Wanted())
         with attempt:
             attempt.ask(series.series, series.sops[:1])
             if attempt.arrived():
@@ -206,8 +204,8 @@ class DimseMove:
 class _Attempt:
     """One attempt at a study: its C-MOVEs, their time limits, and what came meanwhile."""
 
-    def __init__(self, source: DimseMove, study: StudyRef) -> None:
-        self._source, self.study = source, study
+    def __init__(self, source: DimseMove, study: StudyRef, wanted: Wanted) -> None:
+        self._source, self.study, self._wanted = source, study, wanted
         self._began = time.monotonic()
         self._asked = self._began
         self.status: int | None = None
@@ -226,21 +224,20 @@ class _Attempt:
         with self._source._arrivals.lock:
             return set(self._source._arrivals.by_study.get(self.study.study, ()))
 
-    def missing(self, wanted: dict[str, tuple[str, ...] | None]) -> dict[str, tuple[str, ...] | None]:
+    def missing(self) -> dict[str, tuple[str, ...]]:
         """What of the wanted has not come in this attempt."""
         arrived = self.arrived()
-        left: dict[str, tuple[str, ...] | None] = {}
-        for series, sops in wanted.items():
-            if sops is None:
-                if not any(came == series for came, _ in arrived):
-                    left[series] = None
-            elif rest := tuple(sop for sop in sops if (series, sop) not in arrived):
-                left[series] = rest
-        return left
+        left = {
+            series: tuple(sop for sop in sops if (series, sop) not in arrived)
+            for series, sops in self._wanted.series.items()
+        }
+        return {series: sops for series, sops in left.items() if sops}
 
-    def ask_missing(self, missing: dict[str, tuple[str, ...] | None]) -> None:
-        for series, sops in missing.items():
-            if sops is None:
+    def ask_missing(self) -> None:
+        """By series where nothing of it is here, else by instance."""
+        arrived = {series for series, _ in self.arrived()} | self._wanted.begun
+        for series, sops in self.missing().items():
+            if series not in arrived:
                 self.ask(series)
                 continue
             for first in range(0, len(sops), MAX_SOPS):
@@ -262,7 +259,7 @@ class _Attempt:
         self.settle()
 
     def settle(self) -> None:
-        """Wait for late C-STOREs until `settle_s` passes without a byte, or all counted ones are here."""
+        """Wait for late C-STOREs until `settle_s` passes without a byte, or all that is wanted is here."""
         settle_s = self._source.settings.settle_s
         result = self._results[-1] if self._results else None
         if (
@@ -272,7 +269,7 @@ class _Attempt:
             and result.completed <= len(self.arrived())
         ):
             return
-        while not self._source._stopped.wait(_WAITS):
+        while self.missing() and not self._source._stopped.wait(_WAITS):
             if time.monotonic() - max(self._last_sign(), self._asked) >= settle_s or self._too_long():
                 return
 

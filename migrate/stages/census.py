@@ -67,7 +67,7 @@ def ask(source: Source, window_id: int, window: Window) -> Iterator[Outcome]:
             found.append(StudyFound(study.study, study.date, study.modalities, study.claimed_instances, window_id))
     except QueryRefused as error:
         yield from found
-        yield WindowFailed(window_id, error.name, str(error), halves(window), retryable=window.axis == "date")
+        yield WindowFailed(window_id, error.name, str(error), halves(window), retryable=False)
     except PacsMigrateError as error:
         if error.scope == "run":
             raise
@@ -103,12 +103,17 @@ def judge(sweep: int, rows: Sequence[sqlite3.Row]) -> list[Outcome]:
             if held > row["study_count"] - row["outside_count"]:
                 said = f"The PACS caps its answers: {row['row_count']} rows for the whole, {held} for its halves."
                 return [WindowJudged(row["id"], said, split=halves(_window(row)))]
-    cover = [row for row in answered if row["purpose"] == "cover" and row["id"] not in by_parent]
+    cover = [row for row in answered if row["purpose"] == "cover"]
+    doubts = _doubt_undated(cover, caps)
+    if doubts:
+        return doubts
     if caps:
         capped = [row for row in cover if row["row_count"] >= min(caps) and not row["blocks"]]
         judged: list[Outcome] = []
         for row in capped:
-            parts_of = halves(_window(row))
+            parts_of = (
+                () if row["outside_count"] else halves(_window(row))
+            )  # a PACS that ignores dates cannot be split by them
             said = f"The PACS caps its answers at {min(caps)} rows; this window shows {row['row_count']}"
             if parts_of:
                 judged.append(WindowJudged(row["id"], f"{said} and is asked in parts.", split=parts_of))
@@ -123,6 +128,26 @@ def judge(sweep: int, rows: Sequence[sqlite3.Row]) -> list[Outcome]:
     if not parts_of:
         return []
     return [WindowsPlanned(sweep, parts_of, parent=largest["id"], check=True)]
+
+
+def _doubt_undated(cover: Sequence[sqlite3.Row], caps: Sequence[int]) -> list[Outcome]:
+    """The question without a date key must show at least what the dated ones showed, or nobody knows what it hides."""
+    undated = [row for row in cover if row["axis"] == "all" and not row["blocks"]]
+    dated = sum(row["study_count"] - row["outside_count"] for row in cover if row["axis"] == "date")
+    for row in undated:
+        if row["study_count"] < dated:
+            said = f"The PACS caps its answers: {row['row_count']} rows without a date key, {dated} studies by date"
+            return [WindowJudged(row["id"], f"{said}; studies without a date may hide.", blocks=True)]
+        if caps and row["row_count"] >= min(caps):
+            return [
+                WindowJudged(
+                    row["id"], f"The PACS caps its answers at {min(caps)} rows; studies without a date may hide.", True
+                )
+            ]
+        if any(one["outside_count"] for one in cover):
+            said = "The PACS ignores the date key, so that no narrower question can show whether it caps its answers."
+            return [WindowJudged(row["id"], said, blocks=True)]
+    return []
 
 
 def _window(row: sqlite3.Row) -> Window:
