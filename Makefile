@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@
+
+demo: $(VENV)/installed
+	rm -rf demo
+	$(BIN)/pacs-migrate demo --keep demo
+
+test: $(VENV)/installed
+	sh tests/install_peers.sh
+	$(BIN)/ruff check migrate tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check migrate tests
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/pip install --quiet -e ".[bench]"
+	$(BIN)/python -m benchmarks.receive
+	$(BIN)/python -m benchmarks.upload
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,92 @@
+"""Counts by state, and what is parked and why."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from tabulate import tabulate
+
+from migrate.model import InstanceState, StudyState
+
+
+def status(connection: sqlite3.Connection) -> dict[str, Any]:
+    """The `status --json` document, of one consistent moment."""
+    studies = {state.name.lower(): 0 for state in StudyState}
+    for state, count in connection.execute("SELECT state, count(*) FROM study GROUP BY state"):
+        studies[StudyState(state).name.lower()] = count
+    parked = [
+        {"study": uid, "error": error, "detail": detail, "attempts": attempts}
+        for uid, error, detail, attempts in connection.execute(
+            "SELECT uid, error, detail, attempts FROM study WHERE state = 5 ORDER BY uid"
+        )
+    ]
+    sizes = connection.execute(
+        "SELECT coalesce(sum(CASE WHEN state IN (1, 2) THEN size_bytes END), 0), "
+        "coalesce(sum(CASE WHEN state = 3 THEN size_bytes END), 0) FROM instance"
+    ).fetchone()
+    return {
+        "studies": studies,
+        "instances": instance_counts(connection),
+        "bytes": {"staged": sizes[0], "verified": sizes[1]},
+        "complete": is_complete(connection),
+        "parked": parked,
+    }
+
+
+def instance_counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Each instance once: conflict before all others, then unexpected, then by state; quarantined counts files."""
+    names = [state.name.lower() for state in InstanceState]
+    totals = connection.execute(
+        f"SELECT {', '.join(f'coalesce(sum({name}), 0)' for name in names)} FROM series"
+    ).fetchone()
+    counts = dict(zip(names, totals, strict=True))
+    counts |= {"unexpected": 0, "conflict": 0}
+    for state, conflict, number in connection.execute(
+        "SELECT state, conflict, count(*) FROM instance WHERE listed = 0 OR conflict = 1 GROUP BY state, conflict"
+    ):
+        counts[names[state]] -= number
+        counts["conflict" if conflict else "unexpected"] += number
+    counts["quarantined"] = connection.execute("SELECT count(*) FROM quarantine").fetchone()[0]
+    return counts
+
+
+def is_complete(connection: sqlite3.Connection) -> bool:
+    """True only if every study is migrated, excluded or accepted, no window blocks, and the closing sweep found nothing new."""
+    sweep = connection.execute("SELECT max(sweep) FROM window").fetchone()[0]
+    closed = connection.execute("SELECT value FROM meta WHERE key = 'closed_sweep'").fetchone()
+    if sweep is None or closed is None or closed[0] != str(sweep):
+        return False
+    questions = (
+        "SELECT 1 FROM study WHERE state NOT IN (3, 4, 6)",
+        f"SELECT 1 FROM window WHERE sweep = {int(sweep)} AND accepted_by IS NULL AND (blocks = 1 OR state IN (0, 2))",
+        "SELECT 1 FROM quarantine WHERE study_uid IS NULL AND accepted_by IS NULL",
+    )
+    return not any(connection.execute(f"{question} LIMIT 1").fetchone() for question in questions)
+
+
+def status_text(document: dict[str, Any]) -> str:
+    """The same for people."""
+    parts = [
+        tabulate(
+            [(name, f"{count:,}") for name, count in document[kind].items()],
+            headers=(kind, ""),
+            colalign=("left", "right"),
+        )
+        for kind in ("studies", "instances")
+    ]
+    verified = document["bytes"]["verified"]
+    parts.append(f"{verified:,} bytes proven at the destination, {document['bytes']['staged']:,} in staging.")
+    if document["parked"]:
+        rows = [
+            (entry["study"], entry["error"], entry["detail"], entry["attempts"]) for entry in document["parked"][:50]
+        ]
+        parts.append(
+            tabulate(rows, headers=("parked study", "error", "why", "attempts"), maxcolwidths=[None, None, 60, None])
+        )
+    parts.append(
+        "COMPLETE: every instance found is proven, or its exception is signed."
+        if document["complete"]
+        else "NOT COMPLETE."
+    )
+    return "\n\n".join(parts)
