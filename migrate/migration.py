@@ -30,8 +30,8 @@ from migrate.model import (
 )
 from migrate.pipeline import Pipeline, Stage
 from migrate.sources import Source, open_source
-from migrate.staging import Staging
 from migrate.stages import census, work
+from migrate.staging import Staging
 
 _CLOSING_SWEEPS = 3
 _ITEMS_A_JOB = 64
@@ -143,7 +143,7 @@ class Migration:
 
     def _next_due_s(self, only_enumerate: bool) -> float | None:
         due = self.queue.next_due_ms()
-        if due is None or only_enumerate and due <= now_ms():
+        if due is None or (only_enumerate and due <= now_ms()):
             return None
         return max((due - now_ms()) / 1000, 0.0)
 

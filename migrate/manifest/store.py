@@ -196,14 +196,12 @@ class Manifest:
         )  # fmt: skip
         changed = found.claimed_instances is not None and found.claimed_instances != claimed
         unclaimed = found.claimed_instances is None and sweep == self.first_sweep and seen != sweep
-        if (changed or unclaimed) and state in (
+        if ((changed or unclaimed) and state in (
             StudyState.PLANNED,
             StudyState.RETRIEVED,
             StudyState.MIGRATED,
             StudyState.ACCEPTED,
-        ):
-            self.set_state(study_id, StudyState.FOUND)
-        elif changed and state == StudyState.PARKED:
+        )) or (changed and state == StudyState.PARKED):
             self.set_state(study_id, StudyState.FOUND)
 
     def _study_planned(self, plan: StudyPlanned) -> None:

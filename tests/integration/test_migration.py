@@ -1,0 +1,204 @@
+"""The whole job through the command line, against the practice PACS, Orthanc, and real kills."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+
+TOML = """[migration]
+name = "test"
+[source]
+host = "127.0.0.1"
+port = {pacs}
+ae_title = "PRACTICE"
+settle_s = 0.3
+[receiver]
+host = "127.0.0.1"
+port = {receiver}
+[destination]
+kind = "folder"
+path = "bucket"
+[retry]
+attempts = 3
+first_wait_s = 0.05
+max_wait_s = 0.1
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120
+    )
+
+
+@contextlib.contextmanager
+def practice(folder: Path, *faults: str, studies: int = 12):
+    receiver = free_port()
+    archive = Archive(studies)
+    with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults) as pacs:
+        (folder / "migrate.toml").write_text(TOML.format(pacs=pacs.port, receiver=receiver))
+        yield archive
+
+
+def data_sets(folder: Path) -> dict[tuple[str, str, str], bytes]:
+    from migrate.dicom.part10 import read_header
+
+    found = {}
+    for path in (folder / "bucket").glob("studies/*/series/*/instances/*.dcm"):
+        raw = path.read_bytes()
+        offset = read_header(raw)[3]
+        found[path.parts[-5], path.parts[-3], path.stem] = hashlib.sha256(raw[offset:]).digest()
+    return found
+
+
+def truth(archive: Archive) -> dict[tuple[str, str, str], bytes]:
+    return {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
+
+
+def left_over(folder: Path) -> list[Path]:
+    return [path for path in (folder / "staging").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("fault", ["", "skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters"])
+def test_every_data_set_arrives_as_it_was_sent(tmp_path: Path, fault: str) -> None:
+    """With good manners or bad ones that a PACS recovers from, the bucket holds exactly what the archive holds."""
+    with practice(tmp_path, *([fault] if fault else [])) as archive:
+        done = command(tmp_path, "run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["complete"] is True
+    assert data_sets(tmp_path) == truth(archive)
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("faults", [("skip-one",), ("silent-cap",), ("refuse-wide",), ("silent-cap", "ignore-date")])
+def test_what_cannot_be_shown_is_never_called_complete(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """Images that are never sent and answers that are capped end as named, with exit 3."""
+    with practice(tmp_path, *faults):
+        done = command(tmp_path, "run", "--json")
+        report = command(tmp_path, "report", "--json")
+    assert done.returncode == 3, done.stderr
+    document = json.loads(report.stdout)
+    assert document["complete"] is False
+    named = [entry for entry in document["exceptions"] if entry["missing"]] + [entry for entry in document["enumeration"]["suspicious"] if entry["blocks"]]
+    assert named
+
+
+@pytest.mark.parametrize(("fault", "code"), [("move-unknown", 20), ("success-nothing-sent", 20)])
+def test_a_pacs_that_may_not_send_to_us_ends_the_run_and_parks_nothing(tmp_path: Path, fault: str, code: int) -> None:
+    """A801 and Success with nothing sent have scope run."""
+    with practice(tmp_path, fault):
+        done = command(tmp_path, "run")
+        status = json.loads(command(tmp_path, "status", "--json").stdout)
+    assert code == done.returncode, done.stderr
+    assert "Hint" in done.stderr and "Traceback" not in done.stderr
+    assert status["studies"]["parked"] == 0
+
+
+def test_objects_lost_or_spoilt_are_named_and_healed(tmp_path: Path) -> None:
+    """Verify names a flipped, a truncated and a removed object; run puts the lost one again and sound copies beside the others."""
+    with practice(tmp_path):
+        assert command(tmp_path, "run").returncode == 0
+        objects = sorted((tmp_path / "bucket").glob("studies/*/series/*/instances/*.dcm"))
+        flipped, cut, gone = objects[0], objects[10], objects[20]
+        raw = bytearray(flipped.read_bytes())
+        raw[-3] ^= 1
+        flipped.chmod(0o600)
+        flipped.write_bytes(raw)
+        cut.chmod(0o600)
+        cut.write_bytes(cut.read_bytes()[:-10])
+        gone_bytes = gone.read_bytes()
+        gone.unlink()
+        found = command(tmp_path, "verify", "--json")
+        assert found.returncode == 3
+        document = json.loads(found.stdout)
+        assert document["missing"] == [str(gone.relative_to(tmp_path / "bucket"))]
+        assert sorted(document["differs"]) == sorted(str(path.relative_to(tmp_path / "bucket")) for path in (flipped, cut))
+        assert json.loads(command(tmp_path, "status", "--json").stdout)["complete"] is False
+        again = command(tmp_path, "run", "--json")
+        assert again.returncode == 3, again.stderr
+        assert gone.read_bytes() == gone_bytes
+        assert bytes(raw) == flipped.read_bytes()
+        assert len(list(flipped.parent.glob(flipped.stem + "~*.dcm"))) == 1
+        parked = [entry["study"] for entry in json.loads(again.stdout)["parked"]]
+        assert command(tmp_path, "accept", "--reason", "seen", "--by", "Dr. Test", *parked).returncode == 0
+        assert command(tmp_path, "run").returncode == 0
+
+
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    """SIGKILL at random moments, 20 times in a row: the end is complete, every object equals its manifest hash, nothing is left over."""
+    dice = random.Random(7)
+    with practice(tmp_path, studies=40) as archive:
+        words = [sys.executable, "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")]
+        kills = 0
+        while kills < 20:
+            child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(dice.uniform(0.4, 1.6))
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
+            kills += 1
+        done = command(tmp_path, "run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert data_sets(tmp_path) == truth(archive)
+    assert left_over(tmp_path) == []
+    manifest = sqlite3.connect(tmp_path / "manifests" / "test.db")
+    assert manifest.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    hashes = {(a, b, c): bytes.fromhex(digest) for a, b, c, digest in manifest.execute("SELECT study, series, sop, dataset_sha256 FROM instances")}
+    assert data_sets(tmp_path) == hashes
+
+
+def test_two_runs_on_one_manifest(tmp_path: Path) -> None:
+    """The second process ends with 11 and says who holds the lock; status works meanwhile."""
+    from migrate.manifest import Lock
+
+    with practice(tmp_path), Lock(tmp_path / "manifests" / "test.db"):
+        done = command(tmp_path, "run")
+    assert done.returncode == 11
+    assert f"pid {os.getpid()}" in done.stderr
+
+
+def test_a_stopped_run_says_so_and_goes_on(tmp_path: Path) -> None:
+    """SIGTERM ends a run with 130 and the next one completes it."""
+    with practice(tmp_path, studies=60) as archive:
+        child = subprocess.Popen([sys.executable, "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")], stderr=subprocess.PIPE)
+        until = time.monotonic() + 20
+        while not list((tmp_path / "bucket").glob("studies/*")) and time.monotonic() < until:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.05)
+        child.terminate()
+        child.communicate(timeout=40)
+        assert child.returncode == 130
+        assert command(tmp_path, "run").returncode == 0
+    assert data_sets(tmp_path) == truth(archive)
+
+
+def test_a_manifest_belongs_to_one_pacs(tmp_path: Path) -> None:
+    """The same manifest against another PACS is refused with 2."""
+    with practice(tmp_path):
+        assert command(tmp_path, "run").returncode == 0
+        text = (tmp_path / "migrate.toml").read_text()
+        (tmp_path / "migrate.toml").write_text(text.replace('ae_title = "PRACTICE"', 'ae_title = "OTHER"'))
+        done = command(tmp_path, "run")
+    assert done.returncode == 2
+    assert "belongs to the source" in done.stderr
