@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import time
+from typing import Literal
 
 from migrate.config import Config
 from migrate.destinations import open_destination
@@ -24,7 +25,7 @@ def local_findings(config: Config) -> list[Finding]:
     try:
         config.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(config.staging).free
-        level = "ok" if free > 20 << 30 else "warn" if free > 2 << 30 else "fail"
+        level: Literal["ok", "warn", "fail"] = "ok" if free > 20 << 30 else "warn" if free > 2 << 30 else "fail"
         findings.append(
             Finding(
                 "disk",
@@ -33,7 +34,7 @@ def local_findings(config: Config) -> list[Finding]:
                 "" if level == "ok" else "Free some space.",
                 "local",
             )
-        )  # type: ignore[arg-type]
+        )
         findings.append(_fsync(config))
     except OSError as error:
         findings.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -119,7 +120,7 @@ def practice_pacs(
             f"Port {port} on {host} cannot be used: {error.strerror}.", hint="Choose another --port."
         ) from error
     click.echo(f"{ae_title} listens on {host}:{pacs.port} with {studies} studies.")
-    click.get_text_stream("stdout").flush()
+    sys.stdout.flush()
     stop.wait()
     pacs.close()
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from migrate.manifest.file import now_ms
 from migrate.model import InstanceRef, InstanceState, Received, is_uid
@@ -20,7 +20,7 @@ def staged(manifest: Manifest, received: Received) -> None:
         return
     series_id = manifest.series_id(ref.study, ref.series)
     manifest.touched.add(manifest.study_id(ref.study))
-    row = manifest.one(
+    row: tuple[Any, ...] | None = manifest.one(
         "SELECT state, dataset_sha256, pixel_crc64 FROM instance WHERE series_id = ? AND sop_uid = ?",
         series_id,
         ref.sop,

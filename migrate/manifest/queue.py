@@ -89,10 +89,11 @@ class Queue:
 
     def next_due_ms(self) -> int | None:
         """When the earliest put-off work falls due; None where nothing waits for a time."""
-        return self.connection.execute(
+        due: int | None = self.connection.execute(
             "SELECT min(due) FROM (SELECT min(not_before) AS due FROM study WHERE state IN (0, 1, 2) AND not_before > 0 "
             "AND (state < 2 OR stage IN ('upload', 'verify')) UNION ALL SELECT min(not_before) FROM window WHERE state = 0 AND not_before > 0)"
-        ).fetchone()[0]  # type: ignore[no-any-return]
+        ).fetchone()[0]
+        return due
 
     # -- instances
     def items(self, state: InstanceState, *, skip_series: set[int], limit: int) -> Iterator[tuple[int, list[Item]]]:

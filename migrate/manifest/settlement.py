@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from migrate.model import StudyState
 
@@ -42,9 +42,10 @@ def settle(manifest: Manifest, study_id: int) -> None:
 
 
 def _step(manifest: Manifest, study_id: int) -> bool:
-    state, ended, uid, stage = manifest.one(
+    row: tuple[Any, ...] = manifest.one(
         "SELECT state, retrieve_ended, uid, stage FROM study WHERE id = ?", study_id
     )
+    state, ended, uid, stage = row
     expected, under_way = manifest.one(
         "SELECT coalesce(sum(expected), 0), coalesce(sum(staged + stored), 0) FROM series WHERE study_id = ?", study_id
     )

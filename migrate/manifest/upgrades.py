@@ -15,7 +15,7 @@ SCHEMA = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
 migrations = Migrations("pacs-migrate")
 
 
-@migrations()
+@migrations()  # type: ignore[untyped-decorator,unused-ignore]
 def m001_first_schema(db: Any) -> None:
     """The first released schema."""
     for statement in statements(SCHEMA):

@@ -78,7 +78,7 @@ class DimseMove:
                 tuple(address for name in receiver.allow for address in _addresses(name)),
                 receiver.allow_ae,
                 receiver.max_pdu,
-                receiver.ack,
+                "durable" if receiver.ack == "durable" else "received",
                 idle_s=settings.stall_s,
                 transfer_syntax_order=receiver.transfer_syntaxes,
             ),
@@ -183,8 +183,8 @@ class DimseMove:
         today = datetime.date.today()
         windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
         for window in [*windows, Window(None, None, "all")]:
-            with contextlib.suppress(QueryFailed), contextlib.closing(self.studies(window)) as rows:
-                for _, row in zip(range(5), rows, strict=False):
+            with contextlib.suppress(QueryFailed):
+                for _, row in zip(range(5), self.studies(window), strict=False):
                     plan = self.instances(row.study)
                     if any(series.sops for series in plan.series):
                         return plan
