@@ -1,0 +1,151 @@
+"""The manifest's law, its lock and its version."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from migrate.errors import IdentityMismatch, ManifestLocked, ManifestTooNew
+from migrate.manifest import Lock, Manifest
+from migrate.model import (
+    DestinationLost,
+    Failed,
+    Fixity,
+    InstanceRef,
+    InstanceStaged,
+    InstanceStored,
+    InstanceVerified,
+    Item,
+    Proof,
+    Receipt,
+    Received,
+    RetrieveEnded,
+    RetryPolicy,
+    SeriesPlan,
+    StagedLost,
+    StudyFound,
+    StudyPlanned,
+    StudyRef,
+)
+
+IDENTITY = {"source": "A@b:1", "destination": "folder:/x", "migration": "m"}
+
+
+def opened(folder: Path, **identity: str) -> Manifest:
+    manifest = Manifest(folder / "m.db", identity=IDENTITY | identity, policy=RetryPolicy(attempts=2, first_wait_s=0))
+    manifest.begin_run("run", "op", "")
+    return manifest
+
+
+def outcomes(study: int, sop: int, content: int) -> list[object]:
+    ref = InstanceRef(f"1.{study}", f"1.{study}.1", f"1.{study}.1.{sop}")
+    fixity = Fixity(100, bytes([content]) * 32, bytes([content]) * 32, content)
+    item = Item(ref, fixity)
+    who = StudyRef(ref.study)
+    return [
+        StudyFound(who, "20200101", ("CT",), 3),
+        StudyPlanned(who, (SeriesPlan(ref.series, "CT", tuple(f"1.{study}.1.{n}" for n in range(1, 4))),)),
+        InstanceStaged(Received(Path(f"/x/{content}"), ref, fixity, "1.2", "1.2.1", pixel_crc64=content // 2)),
+        RetrieveEnded(who, 0),
+        InstanceStored(item, Receipt("k")),
+        InstanceVerified(item, Proof.ATTESTED),
+        StagedLost(item, "gone"),
+        DestinationLost(item, False, "gone"),
+        DestinationLost(item, True, "differs", file_kept=True),
+        Failed(who, "upload", "PutFailed", "no"),
+        InstanceStaged(Received(Path(f"/q/{content}"), None, fixity, "", "", quarantine="cut", claimed=(ref.study, ref.series, ref.sop))),
+    ]
+
+
+FACTS = st.builds(
+    lambda study, sop, content, kind: outcomes(study, sop, content)[kind],
+    st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(0, 10),
+)  # fmt: skip
+
+
+def rows(manifest: Manifest) -> list[object]:
+    tables = ("series", "instance", "copy", "quarantine")
+    return [manifest.connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(st.lists(FACTS, min_size=1, max_size=6), max_size=12))
+def test_random_outcomes_never_break_the_law(batches: list[list[object]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever is committed in whatever order: no step breaks the law, tallies equal a recount, migrated means proven."""
+    manifest = opened(tmp_path_factory.mktemp("law"))
+    for batch in batches:
+        manifest.commit(batch)  # type: ignore[arg-type]
+        for series_id, *tallies in manifest.connection.execute("SELECT id, expected, staged, stored, verified FROM series").fetchall():
+            counted = [
+                manifest.connection.execute("SELECT count(*) FROM instance WHERE series_id = ? AND state = ?", (series_id, state)).fetchone()[0]
+                for state in range(4)
+            ]
+            assert counted == tallies
+        unproven = manifest.connection.execute(
+            "SELECT count(*) FROM study JOIN series ON study_id = study.id JOIN instance ON series_id = series.id "
+            "WHERE study.state = 3 AND (instance.state < 3 OR conflict = 1)"
+        ).fetchone()[0]
+        assert unproven == 0
+    manifest.close()
+
+
+@pytest.mark.parametrize("kind", [InstanceStaged, InstanceStored, InstanceVerified])
+def test_replaying_an_outcome_changes_nothing(tmp_path: Path, kind: type) -> None:
+    """A fact that is committed twice leaves the rows as they were."""
+    manifest = opened(tmp_path)
+    facts = [outcomes(1, sop, 9)[number] for number in (0, 1) for sop in (1,)] + [outcomes(1, 1, 9)[2]]
+    manifest.commit(facts)  # type: ignore[arg-type]
+    for number in (4, 5):
+        manifest.commit([outcomes(1, 1, 9)[number]])  # type: ignore[list-item]
+    before = rows(manifest)
+    manifest.commit([fact for fact in outcomes(1, 1, 9) if isinstance(fact, kind) and getattr(getattr(fact, "received", None), "ref", 1)])  # type: ignore[misc]
+    assert rows(manifest) == before
+    manifest.close()
+
+
+def test_the_file_itself_refuses_what_the_law_forbids(tmp_path: Path) -> None:
+    """Plain SQL from anyone cannot skip a step, delete a row or change the log."""
+    manifest = opened(tmp_path)
+    manifest.commit(outcomes(1, 1, 9)[:2])  # type: ignore[arg-type]
+    manifest.close()
+    plain = sqlite3.connect(tmp_path / "m.db")
+    for statement in (
+        "UPDATE study SET state = 3", "UPDATE instance SET state = 3, proof = 3", "DELETE FROM instance", "DELETE FROM event",
+        "UPDATE event SET kind = 'x'", "DELETE FROM study",
+    ):  # fmt: skip
+        with pytest.raises(sqlite3.IntegrityError):
+            plain.execute(statement)
+    plain.close()
+
+
+def test_another_pacs_or_bucket_is_refused(tmp_path: Path) -> None:
+    """The manifest knows which source and destination it is for."""
+    opened(tmp_path).close()
+    with pytest.raises(IdentityMismatch):
+        opened(tmp_path, source="B@c:2")
+    with pytest.raises(IdentityMismatch):
+        opened(tmp_path, destination="folder:/y")
+
+
+def test_a_newer_file_is_left_untouched(tmp_path: Path) -> None:
+    """Schema 99 is refused and not a byte changes."""
+    opened(tmp_path).close()
+    plain = sqlite3.connect(tmp_path / "m.db")
+    plain.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+    plain.commit()
+    plain.execute("PRAGMA journal_mode=DELETE")
+    plain.close()
+    before = (tmp_path / "m.db").read_bytes()
+    with pytest.raises(ManifestTooNew):
+        opened(tmp_path)
+    assert (tmp_path / "m.db").read_bytes() == before
+
+
+def test_the_lock_names_its_holder(tmp_path: Path) -> None:
+    """A second lock is refused with host and pid."""
+    with Lock(tmp_path / "m.db"), pytest.raises(ManifestLocked, match="pid"):
+        Lock(tmp_path / "m.db")
