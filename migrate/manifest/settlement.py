@@ -16,7 +16,7 @@ _S = StudyState
 
 _EXCEPTIONS = """
 SELECT CASE WHEN instance.conflict THEN 'conflict:' ELSE 'missing:' END || sop_uid FROM instance JOIN series ON series.id = series_id
-  WHERE study_id = :study AND (conflict = 1 OR instance.state = 0)
+  WHERE study_id = :study AND (conflict = 1 OR instance.state < 3)
 UNION ALL
 SELECT 'quarantined:' || file FROM quarantine WHERE study_uid = :uid AND accepted_by IS NULL AND NOT EXISTS (
   SELECT 1 FROM series JOIN instance ON instance.series_id = series.id
@@ -25,7 +25,7 @@ SELECT 'quarantined:' || file FROM quarantine WHERE study_uid = :uid AND accepte
 
 
 def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[str]:
-    """Everything of a study that is missing, in conflict or quarantined without a sound twin, as "kind:SOP UID or file"."""
+    """Everything of a study that is not proven, in conflict or quarantined without a sound twin, as "kind:SOP UID or file"."""
     return {row[0] for row in connection.execute(_EXCEPTIONS, {"study": study_id, "uid": uid})}
 
 

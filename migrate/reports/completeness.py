@@ -15,15 +15,31 @@ from jinja2 import Environment, FileSystemLoader
 
 from migrate.errors import DiskFailing
 from migrate.model import Proof, StudyState
-from migrate.reports.status import instance_counts, is_complete, status
+from migrate.reports.status import instance_counts, is_complete, one_moment, status
 
 _PAGE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
 
+# What SERIES rows claimed wrongly is in the log. Only notes of the last plan count: an older answer may have been mended since.
+_CLAIMS_BY_SERIES = """
+SELECT note.study_uid, note.detail FROM event AS note WHERE note.kind = 'counts differ' AND note.id > coalesce((
+  SELECT id FROM event WHERE study_uid = note.study_uid AND kind = 'study planned' ORDER BY id DESC LIMIT 1 OFFSET 1), 0)
+ORDER BY note.study_uid, note.id
+"""
+
+
 def report(connection: sqlite3.Connection) -> dict[str, Any]:
-    """The `report.json` document; tallies are recounted from the instances and compared."""
+    """The `report.json` document; tallies are recounted from the instances and compared.
+
+    All of it is of one moment. Raises sqlite3.Error where the manifest cannot be read.
+    """
+    with one_moment(connection):
+        return _report(connection)
+
+
+def _report(connection: sqlite3.Connection) -> dict[str, Any]:
     document = status(connection)
     wrong = tallies_that_differ(connection)
     proof = {kind.name.lower(): 0 for kind in Proof}
@@ -65,19 +81,15 @@ def suspicious(connection: sqlite3.Connection, sweep: int) -> list[dict[str, Any
             (sweep,),
         )
     ]
-    counts = [
-        {
-            "window": None,
-            "reason": f"study {uid}: {claimed} instances claimed, {listed} listed",
-            "blocks": False,
-            "accepted_by": None,
-        }
+    claims = [
+        f"study {uid}: {claimed} instances claimed, {listed} listed"
         for uid, claimed, listed in connection.execute(
             "SELECT uid, claimed_instances, listed_instances FROM study WHERE listed_instances IS NOT NULL AND claimed_instances IS NOT NULL "
             "AND claimed_instances <> listed_instances ORDER BY uid"
         )
     ]
-    return windows + counts
+    claims += [f"study {uid}, {note}" for uid, note in connection.execute(_CLAIMS_BY_SERIES)]
+    return windows + [{"window": None, "reason": claim, "blocks": False, "accepted_by": None} for claim in claims]
 
 
 def tallies_that_differ(connection: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -100,59 +112,85 @@ def exceptions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
         "UNION SELECT study_id FROM series JOIN instance ON instance.series_id = series.id WHERE listed = 0 OR conflict = 1 "
         "UNION SELECT study.id FROM study JOIN quarantine ON quarantine.study_uid = study.uid"
     )
-    found = []
-    for study_id, uid, state, error, detail, attempts in connection.execute(
-        f"SELECT id, uid, state, error, detail, attempts FROM study WHERE id IN ({wanted}) ORDER BY uid"
+    found: list[dict[str, Any]] = []
+    for study_id, uid, state, error, detail, attempts, stage in connection.execute(
+        f"SELECT id, uid, state, error, detail, attempts, stage FROM study WHERE id IN ({wanted}) ORDER BY uid"
     ).fetchall():
 
         def sops(where: str, study_id: int = study_id) -> list[str]:
             query = f"SELECT sop_uid FROM instance JOIN series ON series.id = series_id WHERE study_id = ? AND {where} ORDER BY sop_uid"
             return [sop for (sop,) in connection.execute(query, (study_id,))]
 
+        files = connection.execute(
+            "SELECT id, sop_uid, reason, claimed FROM quarantine WHERE study_uid = ? ORDER BY id", (uid,)
+        ).fetchall()
+        # What the destination never held is missing there, though its staged file is here: nobody tries again by itself.
+        given_up = state in (StudyState.PARKED, StudyState.ACCEPTED) and stage in ("upload", "verify")
+        missing = "(state = 0 OR state IN (1, 2) AND listed = 1)" if given_up else "state = 0"
         signed = connection.execute(
             "SELECT accepted_by, reason FROM acceptance WHERE study_id = ? ORDER BY id DESC LIMIT 1", (study_id,)
         ).fetchone()
         entry = {
             "study": uid, "state": StudyState(state).name.lower(), "error": error, "detail": detail, "attempts": attempts,
-            "missing": sops("state = 0 AND conflict = 0"), "unexpected": sops("listed = 0 AND conflict = 0"), "conflict": sops("conflict = 1"),
-            "quarantined": [sop or f"q{number}" for number, sop in connection.execute(
-                "SELECT id, sop_uid FROM quarantine WHERE study_uid = ? ORDER BY id", (uid,))],
+            "missing": sops(f"{missing} AND conflict = 0"), "unexpected": sops("listed = 0 AND conflict = 0"), "conflict": sops("conflict = 1"),
+            "quarantined": [sop or f"q{number}" for number, sop, *_ in files],
         }  # fmt: skip
+        if files:
+            named = [_quarantined(number, reason, claimed) for number, _, reason, claimed in files]
+            entry["detail"] = " ".join(filter(None, (detail, *named)))
         if signed:
             entry |= {"accepted_by": signed[0], "reason": signed[1]}
         found.append(entry)
-    for number, reason, claimed, accepted in connection.execute(
-        "SELECT id, reason, claimed, accepted_by FROM quarantine WHERE study_uid IS NULL ORDER BY id"
+    for number, reason, claimed, accepted, why in connection.execute(
+        "SELECT id, reason, claimed, accepted_by, accepted_reason FROM quarantine WHERE study_uid IS NULL ORDER BY id"
     ):
         found.append({"study": None, "state": "accepted" if accepted else "quarantined", "error": "Quarantined",
-                      "detail": f"{reason}; UIDs as sent: {claimed}", "attempts": 0, "missing": [], "unexpected": [], "conflict": [],
-                      "quarantined": [f"q{number}"]})  # fmt: skip
+                      "detail": _quarantined(number, reason, claimed), "attempts": 0, "missing": [], "unexpected": [], "conflict": [],
+                      "quarantined": [f"q{number}"]} | ({"accepted_by": accepted, "reason": why} if accepted else {}))  # fmt: skip
     return found
 
 
+def _quarantined(number: int, reason: str, claimed: str) -> str:
+    """A quarantined file by the name that `accept` takes; `claimed` is JSON, so that hostile UIDs are escaped."""
+    return f"q{number}: {reason}; UIDs as sent: {claimed}."
+
+
+def what_is_open(connection: sqlite3.Connection, document: dict[str, Any]) -> list[str]:
+    """Every reason why a report is not complete, in words; none where it is."""
+    sweep = connection.execute("SELECT max(sweep) FROM window").fetchone()[0]
+    if sweep is None:
+        return ["the PACS has not been asked for its studies yet"]
+    studies = document["studies"]
+    open_ones = studies["found"] + studies["planned"] + studies["retrieved"]
+    unanswered, loose = connection.execute(
+        "SELECT (SELECT count(*) FROM window WHERE sweep = ? AND state = 0 AND accepted_by IS NULL), "
+        "(SELECT count(*) FROM quarantine WHERE study_uid IS NULL AND accepted_by IS NULL)", (sweep,)
+    ).fetchone()  # fmt: skip
+    unsigned = [entry for entry in document["enumeration"]["suspicious"] if entry["blocks"] and not entry["accepted_by"]]
+    names = [entry["window"] for entry in unsigned if entry["window"]]
+    recounted = len(unsigned) - len(names)
+    closed = connection.execute("SELECT value FROM meta WHERE key = 'closed_sweep'").fetchone()
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    reasons = [
+        (open_ones, f"{_of(open_ones, 'study', 'studies')} not finished"),
+        (studies["parked"], f"{_of(studies['parked'], 'study', 'studies')} parked"),
+        (unanswered, f"{unanswered:,} of the questions to the PACS have not been answered yet"),
+        (names, f"the PACS may hide studies in {', '.join(names[:5])}{more}"),
+        (loose, f"{_of(loose, 'file', 'files')} in quarantine without a valid study UID"),
+        (recounted, f"a recount of the manifest differs from its tallies in {recounted} series"),
+        (closed is None or closed[0] != str(sweep), "no closing sweep has shown that nothing new came"),
+    ]
+    return [reason for applies, reason in reasons if applies]
+
+
+def _of(count: int, one: str, many: str) -> str:
+    return f"1 {one} is" if count == 1 else f"{count:,} {many} are"
+
+
 def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
-    """Write all four files and return the page's path. Raises DiskFailing."""
-    document = report(connection)
-    studies = connection.execute("SELECT * FROM studies ORDER BY study")
-    heads = [column[0] for column in studies.description]
-    listed = [
-        [entry[key] if not isinstance(entry[key], list) else " ".join(entry[key])
-         for key in ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined")]
-        for entry in document["exceptions"]
-    ]  # fmt: skip
-    files = {
-        "report.json": json.dumps(document, indent=1) + "\n",
-        "studies.csv": _csv(heads, studies.fetchall()),
-        "exceptions.csv": _csv(
-            ["study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined"],
-            listed,
-        ),
-        "report.html": _PAGE.get_template("report.html").render(
-            report=document,
-            years=_bars(connection, "coalesce(substr(date, 1, 4), 'no date')"),
-            modalities=_modalities(connection),
-        ),
-    }
+    """Write all four files, of one moment, and return the page's path. Raises DiskFailing."""
+    with one_moment(connection):
+        files = _files(connection)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
@@ -166,12 +204,42 @@ def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
     return folder / "report.html"
 
 
+def _files(connection: sqlite3.Connection) -> dict[str, str]:
+    document = report(connection)
+    studies = connection.execute("SELECT * FROM studies ORDER BY study")
+    heads = [column[0] for column in studies.description]
+    listed = [
+        [entry[key] if not isinstance(entry[key], list) else " ".join(entry[key])
+         for key in ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined")]
+        for entry in document["exceptions"]
+    ]  # fmt: skip
+    return {
+        "report.json": json.dumps(document, indent=1) + "\n",
+        "studies.csv": _csv(heads, studies.fetchall()),
+        "exceptions.csv": _csv(
+            ["study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined"],
+            listed,
+        ),
+        "report.html": _PAGE.get_template("report.html").render(
+            report=document,
+            open=what_is_open(connection, document),
+            years=_bars(connection, "coalesce(substr(date, 1, 4), 'no date')"),
+            modalities=_modalities(connection),
+        ),
+    }
+
+
 def _csv(heads: list[str], rows: list[Any]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(heads)
-    writer.writerows(rows)
+    writer.writerows([_as_text(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _as_text(cell: Any) -> Any:
+    """A spreadsheet would calculate a text of the PACS that begins like a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def _bars(connection: sqlite3.Connection, by: str) -> list[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from typing import Any
 
 from tabulate import tabulate
@@ -10,8 +12,29 @@ from tabulate import tabulate
 from migrate.model import InstanceState, StudyState
 
 
+@contextlib.contextmanager
+def one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Every question asked inside sees the manifest as of the first one, whatever a run commits meanwhile.
+
+    A document whose counts and verdict come from different moments could call complete what it counts as open.
+    """
+    if connection.in_transaction:  # an outer call holds the moment
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
 def status(connection: sqlite3.Connection) -> dict[str, Any]:
     """The `status --json` document, of one consistent moment."""
+    with one_moment(connection):
+        return _status(connection)
+
+
+def _status(connection: sqlite3.Connection) -> dict[str, Any]:
     studies = {state.name.lower(): 0 for state in StudyState}
     for state, count in connection.execute("SELECT state, count(*) FROM study GROUP BY state"):
         studies[StudyState(state).name.lower()] = count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import IdentityMismatch, ManifestLocked, ManifestTooNew
-from migrate.manifest import Lock, Manifest
+from migrate.manifest import Lock, Manifest, decisions
 from migrate.model import (
     DestinationLost,
     Failed,
@@ -149,3 +150,15 @@ def test_the_lock_names_its_holder(tmp_path: Path) -> None:
     """A second lock is refused with host and pid."""
     with Lock(tmp_path / "m.db"), pytest.raises(ManifestLocked, match="pid"):
         Lock(tmp_path / "m.db")
+
+
+def test_an_acceptance_covers_what_was_never_proven(tmp_path: Path) -> None:
+    """A study parked because the store spoils it is accepted with its unproven instances named, and only with them."""
+    manifest = opened(tmp_path)
+    manifest.commit([*outcomes(1, 1, 9)[:3], *(outcomes(1, sop, 9)[2] for sop in (2, 3)), outcomes(1, 1, 9)[3]])  # type: ignore[list-item, misc]
+    for _ in range(2):
+        manifest.commit([outcomes(1, 1, 9)[9]])  # type: ignore[list-item]
+    assert decisions.accept(manifest, ["1.1"], "the store refuses it", "Dr. Test") == ["1.1"]
+    covers = manifest.connection.execute("SELECT covers FROM acceptance").fetchone()[0]
+    assert json.loads(covers) == [f"missing:1.1.1.{sop}" for sop in (1, 2, 3)]
+    manifest.close()
