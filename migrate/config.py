@@ -7,6 +7,7 @@ import datetime
 import getpass
 import hashlib
 import ipaddress
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -112,8 +113,13 @@ class _Table:
             return default
         value = self.data.pop(key)
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        # bool is an int and datetime is a date to isinstance; neither is meant
+        stray = (isinstance(value, bool) and bool not in kinds) or isinstance(value, datetime.datetime)
+        if stray or not isinstance(value, kinds):
             self.wrong(key, f"must be {' or '.join(_NAMES[k] for k in kinds)}")
+            return default
+        if isinstance(value, float) and not math.isfinite(value):
+            self.wrong(key, f"must be {must or 'a number'}, and finite")
             return default
         if fits is not None and not fits(value):
             self.wrong(key, f"must be {must}")
@@ -148,7 +154,7 @@ def _is_network(text: Any) -> bool:
         ipaddress.ip_network(text, strict=False)
     except (ValueError, TypeError):
         return False
-    return True
+    return isinstance(text, str)  # a bare number would pass as an address
 
 
 def _is_loopback(host: str) -> bool:

@@ -47,7 +47,8 @@ def enumerate_(config_path: Path) -> int:
         migration.progress = progress
         migration.run(only_enumerate=True)
         rows = migration.queue.windows(migration.queue.last_sweep())
-        bad = [row for row in rows if row["state"] in (0, 2) or (row["blocks"] and not row["accepted_by"])]
+        bad = [row for row in rows if row["state"] in (0, 2) or row["blocks"]]
+        bad = [row for row in bad if not row["accepted_by"]]
         found = status_of(migration.queue.connection)["studies"]
         migration.exit_code = 3 if bad else 0
         click.echo(

@@ -25,21 +25,31 @@ def staged(manifest: Manifest, received: Received) -> None:
         series_id,
         ref.sop,
     )
-    arrived = manifest.arrived.setdefault(ref.study, set())
-    again = (ref.series, ref.sop) in arrived
-    arrived.add((ref.series, ref.sop))
+    arrived = manifest.arrived.setdefault(ref.study, {})
+    digest = received.fixity.dataset_sha256
+    again = arrived.setdefault((ref.series, ref.sop), digest) != digest  # another content within this attempt
     if row is None or row[0] == InstanceState.EXPECTED:
         _first(manifest, received, ref, series_id)
     elif row[1] == received.fixity.dataset_sha256:
         if row[0] == InstanceState.VERIFIED:
             manifest.effects.drop.append((received.path, received.fixity.size_bytes))
-    elif not again and received.pixel_crc64 is not None and row[2] == _signed(received.pixel_crc64):
+    elif (
+        not again
+        and received.pixel_crc64 is not None
+        and row[2] == _signed(received.pixel_crc64)
+        and not _is_kept(manifest, series_id, ref.sop, digest)  # its row promises this very file
+    ):
         manifest.log(
             "header rewritten at source", f"data set {received.fixity.dataset_sha256.hex()} came, same pixels", ref
         )
         manifest.effects.drop.append((received.path, received.fixity.size_bytes))
     else:
         _second(manifest, received, ref, series_id)
+
+
+def _is_kept(manifest: Manifest, series_id: int, sop: str, digest: bytes) -> bool:
+    sql = "SELECT 1 FROM copy WHERE series_id = ? AND sop_uid = ? AND dataset_sha256 = ?"
+    return manifest.execute(sql, series_id, sop, digest).fetchone() is not None
 
 
 def _first(manifest: Manifest, received: Received, ref: InstanceRef, series_id: int) -> None:

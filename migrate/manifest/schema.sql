@@ -211,6 +211,10 @@ CREATE TRIGGER study_law BEFORE UPDATE OF state ON study WHEN OLD.state <> NEW.s
     WHERE NEW.state = 3 AND EXISTS (SELECT 1 FROM copy JOIN series ON series.id = copy.series_id
                                     WHERE series.study_id = NEW.id AND copy.state < 3);
 END;
+CREATE TRIGGER study_begins BEFORE INSERT ON study BEGIN
+  SELECT RAISE(ABORT, 'law: a study begins as found') WHERE NEW.state <> 0;
+  SELECT RAISE(ABORT, 'law: studies are never replaced') WHERE EXISTS (SELECT 1 FROM study WHERE uid = NEW.uid OR id = NEW.id);
+END;
 CREATE TRIGGER study_stays BEFORE DELETE ON study BEGIN SELECT RAISE(ABORT, 'law: studies are never deleted'); END;
 CREATE TRIGGER study_is_who_it_is BEFORE UPDATE OF uid ON study BEGIN SELECT RAISE(ABORT, 'law: UIDs do not change'); END;
 
@@ -232,6 +236,14 @@ CREATE TRIGGER series_stays BEFORE DELETE ON series BEGIN SELECT RAISE(ABORT, 'l
 CREATE TRIGGER copy_stays BEFORE DELETE ON copy BEGIN SELECT RAISE(ABORT, 'law: copies are never deleted'); END;
 CREATE TRIGGER quarantine_stays BEFORE DELETE ON quarantine BEGIN SELECT RAISE(ABORT, 'law: quarantined files stay on record'); END;
 CREATE TRIGGER event_stays BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'law: events are never deleted'); END;
+CREATE TRIGGER event_is_new BEFORE INSERT ON event WHEN NEW.id > 0 BEGIN -- REPLACE deletes without asking event_stays
+  SELECT RAISE(ABORT, 'law: events never change') WHERE EXISTS (SELECT 1 FROM event WHERE id = NEW.id);
+END;
+CREATE TRIGGER acceptance_is_new BEFORE INSERT ON acceptance WHEN NEW.id > 0 BEGIN
+  SELECT RAISE(ABORT, 'law: signatures never change') WHERE EXISTS (SELECT 1 FROM acceptance WHERE id = NEW.id);
+END;
+CREATE TRIGGER acceptance_stays BEFORE DELETE ON acceptance BEGIN SELECT RAISE(ABORT, 'law: signatures are never deleted'); END;
+CREATE TRIGGER acceptance_is_final BEFORE UPDATE ON acceptance BEGIN SELECT RAISE(ABORT, 'law: signatures never change'); END;
 CREATE TRIGGER event_is_final BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'law: events never change'); END;
 
 -- ---- the tallies --------------------------------------------------------------------------------------------------------

@@ -21,11 +21,21 @@ UNION ALL
 SELECT 'quarantined:' || file FROM quarantine WHERE study_uid = :uid AND accepted_by IS NULL AND NOT EXISTS (
   SELECT 1 FROM series JOIN instance ON instance.series_id = series.id
   WHERE series.study_id = :study AND instance.sop_uid = quarantine.sop_uid AND instance.state = 3)
+UNION ALL
+SELECT 'lost:' || sop_uid || '~' || substr(lower(hex(dataset_sha256)), 1, 12) FROM copy JOIN series ON series.id = series_id
+  WHERE study_id = :study AND copy.state = 0
+UNION ALL
+SELECT 'plan:' || error || ':' || coalesce(claimed_instances, '') FROM study WHERE id = :study AND state IN (5, 6) AND stage = 'plan'
 """
 
 
 def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[str]:
-    """Everything of a study that is not proven, in conflict or quarantined without a sound twin, as "kind:SOP UID or file"."""
+    """Everything of a study that a person may have to answer for, as "kind:what".
+
+    missing (not proven), conflict: SOP Instance UID; quarantined without a sound twin: file; lost: a further content that is neither
+    staged nor stored; plan: why a parked study could not be listed, with what the PACS claims, since nobody knows then
+    what is missing.
+    """
     return {row[0] for row in connection.execute(_EXCEPTIONS, {"study": study_id, "uid": uid})}
 
 
@@ -50,7 +60,7 @@ def _step(manifest: Manifest, study_id: int) -> bool:
         "SELECT coalesce(sum(expected), 0), coalesce(sum(staged + stored), 0) FROM series WHERE study_id = ?", study_id
     )
     under_way += manifest.one(
-        "SELECT count(*) FROM copy JOIN series ON series.id = series_id WHERE study_id = ? AND state < 3", study_id
+        "SELECT count(*) FROM copy JOIN series ON series.id = series_id WHERE study_id = ? AND state IN (1, 2)", study_id
     )[0]
     target: StudyState | None = None
     if state == _S.PLANNED and not expected and ended:
@@ -59,8 +69,13 @@ def _step(manifest: Manifest, study_id: int) -> bool:
         target = _S.PLANNED
     elif state == _S.MIGRATED and under_way:
         target = _S.RETRIEVED
-    elif state == _S.PARKED and stage == "retrieve" and not expected:
+    elif state == _S.PARKED and stage == "retrieve" and not expected and ended:
         target = _S.FOUND  # what was missing has come after all
+    elif (
+        state == _S.PARKED and stage == "person" and not expected and not under_way
+        and not exceptions(manifest.connection, study_id, str(uid))
+    ):  # fmt: skip
+        target = _S.FOUND  # what a person had to decide is decided, or a sound copy has come
     elif state == _S.MIGRATED and exceptions(manifest.connection, study_id, str(uid)):
         target = _S.RETRIEVED
     elif state == _S.RETRIEVED and not under_way:

@@ -61,7 +61,7 @@ class Manifest:
         claim_identity(self.connection, identity)
         self.run_id = 0
         self.first_sweep: int | None = None
-        self.arrived: dict[str, set[tuple[str, str]]] = {}  # by study, since its last RetrieveEnded
+        self.arrived: dict[str, dict[tuple[str, str], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
         self._studies: dict[str, int] = {}
         self._series: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}
@@ -109,7 +109,7 @@ class Manifest:
     def commit(self, outcomes: Iterable[Outcome]) -> Effects:
         """Write a batch of facts in one durable transaction: all of them or none.
 
-        Replaying a fact changes nothing. Raises LawBroken, DiskFull, DiskFailing.
+        Replaying a fact about an instance or a window changes nothing; a replayed failure counts as one more attempt. Raises LawBroken, DiskFull, DiskFailing.
         """
         self.touched, self.effects = set(), Effects()
         try:
@@ -195,7 +195,7 @@ class Manifest:
             sweep or 0, sweep, found.date, modalities, modalities, found.claimed_instances, study_id,
         )  # fmt: skip
         changed = found.claimed_instances is not None and found.claimed_instances != claimed
-        unclaimed = found.claimed_instances is None and sweep == self.first_sweep and seen != sweep
+        unclaimed = found.claimed_instances is None and sweep is not None and sweep == self.first_sweep and seen != sweep
         if ((changed or unclaimed) and state in (
             StudyState.PLANNED,
             StudyState.RETRIEVED,

@@ -48,11 +48,14 @@ def apply(
                 (int(WindowState.FAILED if given_up else WindowState.PLANNED), attempts, now_ms() + int(wait_s * 1000), outcome.error,
                  outcome.detail, int(given_up), f"No whole answer: {outcome.detail}" if given_up else None, outcome.window_id),
             )  # fmt: skip
+            _carry_acceptance(connection, outcome.window_id)
         case WindowJudged():
             connection.execute(
-                "UPDATE window SET suspicion = ?, blocks = ? WHERE id = ?",
-                (outcome.suspicion, int(outcome.blocks), outcome.window_id),
+                "UPDATE window SET suspicion = :said, blocks = :blocks, accepted_by = CASE WHEN suspicion IS :said THEN accepted_by END, "
+                "accepted_reason = CASE WHEN suspicion IS :said THEN accepted_reason END WHERE id = :id",
+                {"said": outcome.suspicion, "blocks": int(outcome.blocks), "id": outcome.window_id},
             )
+            _carry_acceptance(connection, outcome.window_id)
             if outcome.split:
                 _split(connection, outcome.window_id, outcome.split, None, None)
 
@@ -61,23 +64,23 @@ def _plan(
     connection: sqlite3.Connection, sweep: int, windows: tuple[Window, ...], parent: int | None, purpose: str
 ) -> None:
     connection.executemany(
-        "INSERT INTO window(sweep, axis, lo, hi, parent, purpose, accepted_by, accepted_reason) VALUES (:sweep, :axis, :lo, :hi, :parent, :purpose, "
-        + ", ".join(
-            f"(SELECT {column} FROM window WHERE axis = :axis AND lo IS :lo AND hi IS :hi AND accepted_by IS NOT NULL ORDER BY id DESC LIMIT 1)"
-            for column in ("accepted_by", "accepted_reason")
-        )
-        + ")",
+        "INSERT INTO window(sweep, axis, lo, hi, parent, purpose) SELECT :sweep, :axis, :lo, :hi, :parent, :purpose WHERE NOT EXISTS "
+        "(SELECT 1 FROM window WHERE sweep = :sweep AND axis = :axis AND lo IS :lo AND hi IS :hi AND parent IS :parent)",
         [
-            {
-                "sweep": sweep,
-                "axis": window.axis,
-                "lo": window.lo,
-                "hi": window.hi,
-                "parent": parent,
-                "purpose": purpose,
-            }
+            {"sweep": sweep, "axis": window.axis, "lo": window.lo, "hi": window.hi, "parent": parent, "purpose": purpose}
             for window in windows
         ],
+    )
+
+
+def _carry_acceptance(connection: sqlite3.Connection, window_id: int) -> None:
+    """What was signed for these dates in an earlier sweep stands only while the very same trouble shows again."""
+    connection.execute(
+        "UPDATE window SET (accepted_by, accepted_reason) = (SELECT old.accepted_by, old.accepted_reason FROM window AS old "
+        "WHERE old.id < window.id AND old.axis = window.axis AND old.lo IS window.lo AND old.hi IS window.hi "
+        "AND old.state = window.state AND old.suspicion IS window.suspicion AND old.accepted_by IS NOT NULL ORDER BY old.id DESC LIMIT 1) "
+        "WHERE id = ? AND accepted_by IS NULL AND blocks = 1",
+        (window_id,),
     )
 
 
