@@ -7,6 +7,7 @@ promised to anyone and is swept at the next start.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 from awscrt.checksums import crc64nvme
 
@@ -24,6 +26,8 @@ from migrate.host import sync_folder
 from migrate.model import Fixity, InstanceRef
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_HELPER_FROM_BYTES = 4 << 20  # below, a thread costs more than it saves
+_BUFFER_BYTES = 512 << 10  # two for each large file that is coming
 
 
 def local_error(error: OSError, doing: str) -> LocalError:
@@ -33,10 +37,59 @@ def local_error(error: OSError, doing: str) -> LocalError:
     return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
 
 
+class _Helper:
+    """A digest in a thread of its own: what is fed is copied into one of two buffers while the other is hashed.
+
+    One thread feeds. Memory is bounded: `feed` waits while both buffers are full.
+    """
+
+    def __init__(self, digest: hashlib._Hash) -> None:
+        self._digest = digest
+        self._failure: BaseException | None = None
+        self._spare: SimpleQueue[bytearray] = SimpleQueue()
+        self._full: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
+        for _ in range(2):
+            self._spare.put(bytearray(_BUFFER_BYTES))
+        self._buffer, self._used = self._spare.get(), 0
+        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
+        self._thread.start()
+
+    def feed(self, fragment: memoryview) -> None:
+        """Take a copy, so that the caller may reuse its buffer."""
+        while fragment:
+            count = min(len(fragment), _BUFFER_BYTES - self._used)
+            self._buffer[self._used : self._used + count] = fragment[:count]
+            self._used += count
+            fragment = fragment[count:]
+            if self._used == _BUFFER_BYTES:
+                self._full.put((self._buffer, self._used))
+                self._buffer, self._used = self._spare.get(), 0
+
+    def end(self) -> None:
+        """Wait until everything fed is hashed and the thread is gone. Raises OSError if a piece could not be hashed."""
+        if self._thread.is_alive():
+            self._full.put((self._buffer, self._used))
+            self._full.put(None)
+            self._thread.join()
+        if self._failure is not None:
+            raise OSError(errno.EIO, "the checksum of a file could not be computed") from self._failure
+
+    def _run(self) -> None:
+        while piece := self._full.get():
+            buffer, used = piece
+            if self._failure is None:
+                try:
+                    self._digest.update(memoryview(buffer)[:used])
+                except BaseException as error:  # told by `end`; the buffers must go on circulating
+                    self._failure = error
+            self._spare.put(buffer)
+
+
 class Incoming:
     """A Part 10 file being written: hashes roll along, the bytes are never held.
 
-    `header` is the preamble and file meta; everything after it is the data set. Raises OSError as the disk does.
+    `header` is the preamble and file meta; everything after it is the data set. A large file's own digest is taken in a
+    second thread, so that the receiving one hashes the data set only. Raises OSError as the disk does.
     """
 
     def __init__(self, path: Path, header: bytes) -> None:
@@ -45,6 +98,8 @@ class Incoming:
         self._dataset = hashlib.sha256()
         self._file = hashlib.sha256(header)
         self._crc = crc64nvme(header)
+        self._helper: _Helper | None = None
+        self._helper_from_bytes: float = _HELPER_FROM_BYTES
         self.size_bytes = len(header)
         self.header_bytes = len(header)
         try:
@@ -54,9 +109,14 @@ class Incoming:
             raise
 
     def write(self, fragment: memoryview) -> None:
-        """Append a fragment of the data set."""
+        """Append a fragment of the data set; its buffer may be reused afterwards."""
+        if self._helper is None and self.size_bytes >= self._helper_from_bytes:
+            self._start_helper()
+        if self._helper is None:
+            self._file.update(fragment)
+        else:
+            self._helper.feed(fragment)
         self._dataset.update(fragment)
-        self._file.update(fragment)
         self._crc = crc64nvme(fragment, self._crc)
         self.size_bytes += len(fragment)
         while fragment:
@@ -64,16 +124,27 @@ class Incoming:
 
     def close(self) -> Fixity:
         """Close the file (not yet durable) and return what is known of it."""
+        if self._helper is not None:
+            self._helper.end()
         fd, self._fd = self._fd, -1
         os.close(fd)
         return Fixity(self.size_bytes, self._file.digest(), self._dataset.digest(), self._crc)
 
     def discard(self) -> None:
         """Close and remove the file."""
+        if self._helper is not None:
+            with contextlib.suppress(OSError):  # nobody wants the digest any more
+                self._helper.end()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
         self.path.unlink(missing_ok=True)
+
+    def _start_helper(self) -> None:
+        try:
+            self._helper = _Helper(self._file)
+        except (RuntimeError, MemoryError):  # no more threads: slower, and right all the same
+            self._helper_from_bytes = float("inf")
 
 
 class Staging:

@@ -1,0 +1,140 @@
+"""C-MOVE from an Orthanc into a folder: our receiver, DCMTK's storescp and pynetdicom's storescp, in turn.
+
+    python -m benchmarks.receive [--scale 0.1] [--rounds 3] [--as-shipped]
+
+Orthanc, as shipped, sends with Nagle's algorithm on: it waits up to 40 ms, more than once an instance, for receivers that
+delay their acknowledgements (ours does not). That would measure nothing but waiting, so it is switched off (TCP_NODELAY)
+for Orthanc and the peers unless `--as-shipped` is given; take a small scale then.
+
+One association, the same instances, a PDU limit of 131072 for everybody. A turn lasts from the C-MOVE request to its
+final answer. Ours hashes and scans what comes, the others only write it; nobody's turn includes syncing the disk. Ours
+then settles (syncs and renames) what came, which is shown apart: the peers have nothing like it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from benchmarks.turns import (
+    Shape,
+    Turn,
+    alternate,
+    arguments,
+    cpu_s_of,
+    heading,
+    make_files,
+    report,
+    serving,
+    shapes,
+    timed_run,
+    work_folder,
+)
+from migrate.dicom import scu
+from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.model import Received
+from migrate.staging import Staging
+from tests import dicom_peers
+from tests.dicom_peers import HOST, PeerServer
+
+MAX_PDU = 131072
+PEERS = {
+    "DCMTK storescp": ("DCMTK", ["storescp", "-aet", "DCMTK", "+uf", "+xa", "-pm", "+B"]),
+    "pynetdicom storescp": ("PYNETDICOM", [sys.executable, "-m", "pynetdicom", "storescp", "-q", "-aet", "PYNETDICOM"]),
+}
+
+
+class Ours:
+    """Our receiver in this process; its CPU time is the whole process's, C-MOVE client included."""
+
+    name, ae_title = "pacs-migrate", "OURS"
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._got = folder, list[Received]()
+        self._whole = threading.Event()
+        self._staging = Staging(folder, reserve_bytes=0)
+        self._receiver = Receiver(ReceiverSettings(host=HOST, port=0, max_pdu=MAX_PDU), self._staging, self._got.append)
+        self._receiver.start()
+        self.port = self._receiver.port
+
+    def turn(self, pacs: PeerServer, shape: Shape) -> Turn:
+        self._got.clear()
+        cpu_s, began = time.process_time(), time.monotonic()
+        peer = scu.Peer(HOST, pacs.port, pacs.ae_title, self.ae_title)
+        result = scu.move(peer, self.ae_title, study=shape.study, should_stop=lambda: None)
+        wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu_s
+        if result.status or len(self._got) != shape.count or any(each.ref is None for each in self._got):
+            raise RuntimeError(f"C-MOVE answered {result.status:04X}, {len(self._got)} of {shape.count} came")
+        began = time.monotonic()
+        finals = [self._staging.path_of(each.ref, each.fixity.dataset_sha256) for each in self._got if each.ref]
+        self._staging.settle(
+            (each.path, final, each.fixity.size_bytes) for each, final in zip(self._got, finals, strict=True)
+        )
+        settle_s = time.monotonic() - began
+        for each, final in zip(self._got, finals, strict=True):
+            self._staging.release(final, each.fixity.size_bytes)
+        return Turn(wall_s, cpu_s, settle_s)
+
+    def close(self) -> None:
+        self._receiver.close()
+        self._staging.close()
+
+
+def peer_turn(pacs: PeerServer, ae_title: str, pid: int, folder: Path, shape: Shape) -> Turn:
+    """movescu asks, the storage server at `pid` receives; the CPU time is that of both."""
+    before = cpu_s_of(pid)
+    keys = ["-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={shape.study}"]
+    moved = timed_run(["movescu", "-S", "-aec", pacs.ae_title, "-aem", ae_title, *keys, HOST, str(pacs.port)])
+    cpu_s = moved.cpu_s + cpu_s_of(pid) - before
+    came = [path.stat().st_size for path in folder.iterdir()]
+    if len(came) != shape.count or min(came) < shape.size_bytes:
+        raise RuntimeError(f"{ae_title}: {len(came)} of {shape.count} came")
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return Turn(moved.wall_s, cpu_s)
+
+
+def _answers(ae_title: str, port: int) -> Callable[[], bool]:
+    echo = ["echoscu", "-to", "2", "-aec", ae_title, HOST, str(port)]
+    return lambda: not subprocess.run(echo, capture_output=True, check=False).returncode
+
+
+def main() -> None:
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--as-shipped", action="store_true", help="leave Nagle's algorithm on where a peer has it on")
+    options = parser.parse_args()
+    os.environ["TCP_NODELAY"] = "0" if options.as_shipped else "1"  # read by DCMTK, in Orthanc too
+    with work_folder(options.folder) as folder, ExitStack() as stack:
+        ours = Ours(folder / "ours")
+        stack.callback(ours.close)
+        moves, pids, folders = {Ours.ae_title: (HOST, ours.port)}, {}, {}
+        for name, (ae_title, command) in PEERS.items():
+            folders[name] = folder / ae_title.lower()
+            folders[name].mkdir()
+            port = dicom_peers.free_port()
+            full = [*command, "-od", str(folders[name]), "-pdu", str(MAX_PDU), str(port)]
+            log = folder / f"{ae_title}.log"
+            pids[name] = stack.enter_context(serving(full, _answers(ae_title, port), log))
+            moves[ae_title] = (HOST, port)
+        pacs = stack.enter_context(dicom_peers.orthanc(folder / "pacs", moves=moves))
+        heading("Settle s")
+        for shape in shapes(options.scale):
+            files = make_files(folder / "made", shape)
+            dicom_peers.store(HOST, pacs.port, pacs.ae_title, files)
+            shutil.rmtree(folder / "made")
+            tools: dict[str, Callable[[], Turn]] = {Ours.name: lambda shape=shape: ours.turn(pacs, shape)}  # type: ignore[misc]
+            for name, (ae_title, _) in PEERS.items():
+                place = (ae_title, pids[name], folders[name], shape)
+                tools[name] = lambda place=place: peer_turn(pacs, *place)  # type: ignore[misc]
+            report(shape, alternate(tools, options.rounds), "Settle s")
+
+
+if __name__ == "__main__":
+    main()

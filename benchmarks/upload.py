@@ -1,0 +1,138 @@
+"""The same files into an S3 server on loopback: our destination, rclone and s5cmd, in turn; puts only.
+
+    python -m benchmarks.upload [--scale 0.1] [--rounds 3] [--server seaweedfs|rclone]
+
+Eight workers each; every turn goes under a prefix of its own. Ours knows the files' checksums beforehand, as it does in a
+migration, and has opened the bucket; the peers' turns include the start of their process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from awscrt.checksums import crc64nvme
+
+from benchmarks.turns import (
+    Shape,
+    Turn,
+    alternate,
+    arguments,
+    heading,
+    make_files,
+    report,
+    shapes,
+    timed_run,
+    work_folder,
+)
+from migrate.config import S3Settings
+from migrate.destinations import open_destination
+from migrate.model import Fixity, InstanceRef, Item
+from tests.s3_server import ACCESS_KEY, ENVIRONMENT, SECRET_KEY, S3Server, rclone_serve, seaweedfs
+
+WORKERS = 8
+_BESIDE_PYTHON = Path(sys.executable).parent
+
+
+@dataclass
+class Bench:
+    """One shape's files, and the bucket they go to."""
+
+    server: S3Server
+    bucket: str
+    folder: Path
+    shape: Shape
+    items: list[tuple[Item, Path]]
+    number: int = 0
+
+    def _prefix(self) -> str:
+        self.number += 1
+        return f"turn{self.number}/"
+
+    def _checked(self, turn: Turn, prefix: str) -> Turn:
+        pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        sizes = sorted(each["Size"] for page in pages for each in page.get("Contents", ()) if "/_" not in each["Key"])
+        if sizes != sorted(item.fixity.size_bytes for item, _ in self.items):
+            raise RuntimeError(f"{len(sizes)} of {self.shape.count} objects arrived whole")
+        return turn
+
+    def ours(self) -> Turn:
+        prefix = self._prefix()
+        destination = open_destination(S3Settings(self.bucket, prefix, endpoint_url=self.server.endpoint_url))
+        destination.prepare()
+        with ThreadPoolExecutor(WORKERS) as pool:
+            cpu_s, began = time.process_time(), time.monotonic()
+            for receipt in pool.map(lambda each: destination.put(*each), self.items):
+                assert receipt.key
+            turn = Turn(time.monotonic() - began, time.process_time() - cpu_s)
+        destination.close()
+        return self._checked(turn, prefix)
+
+    def rclone(self) -> Turn:
+        prefix = self._prefix()
+        options = {"TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": ACCESS_KEY, "SECRET_ACCESS_KEY": SECRET_KEY}
+        options |= {
+            "ENDPOINT": self.server.endpoint_url,
+            "REGION": "us-east-1",
+            "NO_CHECK_BUCKET": "true",
+            "NO_HEAD": "true",
+        }
+        environment = {f"RCLONE_CONFIG_STORE_{name}": value for name, value in options.items()}
+        command = [str(_BESIDE_PYTHON / "rclone"), "copy", str(self.folder), f"store:{self.bucket}/{prefix}"]
+        command += ["--config", "", "--no-check-dest", "--transfers", str(WORKERS)]
+        return self._checked(timed_run(command, environment), prefix)
+
+    def s5cmd(self) -> Turn:
+        prefix = self._prefix()
+        command = [
+            str(_BESIDE_PYTHON / "s5cmd"),
+            "--endpoint-url",
+            self.server.endpoint_url,
+            "--numworkers",
+            str(WORKERS),
+        ]
+        command += ["--log", "error", "cp", f"{self.folder}/", f"s3://{self.bucket}/{prefix}"]
+        return self._checked(timed_run(command), prefix)
+
+
+def _items(files: list[Path], study: str) -> list[tuple[Item, Path]]:
+    found = []
+    for number, path in enumerate(files):
+        whole, crc, size = hashlib.sha256(), 0, 0
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                whole.update(piece)
+                crc, size = crc64nvme(piece, crc), size + len(piece)
+        # the data set's own hash is only carried along as metadata
+        fixity = Fixity(size, whole.digest(), whole.digest(), crc)
+        found.append((Item(InstanceRef(study, f"{study}.1", f"{study}.1.{number}"), fixity), path))
+    return found
+
+
+def main() -> None:
+    parser = arguments(str(__doc__).splitlines()[0])
+    parser.add_argument("--server", choices=("seaweedfs", "rclone"), default="seaweedfs", help="which S3 server")
+    options = parser.parse_args()
+    os.environ.update(ENVIRONMENT)
+    serve = seaweedfs if options.server == "seaweedfs" else rclone_serve
+    heading()
+    for shape in shapes(options.scale):
+        with work_folder(options.folder) as folder:
+            items = _items(make_files(folder / "made", shape), shape.study)
+            (folder / "server").mkdir()
+            with serve(folder / "server") as server:
+                bench = Bench(server, server.new_bucket(), folder / "made", shape, items)
+                tools: dict[str, Callable[[], Turn]] = {
+                    "pacs-migrate": bench.ours, "rclone": bench.rclone, "s5cmd": bench.s5cmd,
+                }  # fmt: skip
+                report(shape, alternate(tools, options.rounds))
+
+
+if __name__ == "__main__":
+    main()
