@@ -222,7 +222,7 @@ class Migration:
         result: dict[str, Any] = {"checked": 0, "missing": [], "differs": []}
         stop = threading.Event()
         with _signals(stop.set):
-            for _, items in list(self.queue.verified()):
+            for _, items in self.queue.verified():
                 picked = [item for item in items if chosen(item)]
                 if not picked:
                     continue

@@ -33,15 +33,6 @@ class StudyRef:
         _require_uid(self.study)
 
 
-@dataclass(frozen=True, slots=True)
-class SeriesRef:
-    study: str
-    series: str
-
-    def __post_init__(self) -> None:
-        _require_uid(self.study, self.series)
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class InstanceRef:
     """An instance's identity is the triple: after a bad merge one SOP Instance UID can stand under two studies."""

@@ -46,7 +46,6 @@ class Stage:
     busy: dict[Hashable, Future[Any]] = field(default_factory=dict)
     paused_until: float = 0.0
     failing_since: float | None = None
-    contacted: bool = False
     wait_s: float = 0.5
 
 
@@ -77,6 +76,7 @@ class Pipeline:
         self._wake = threading.Event()
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
+        self._contacted: set[str] = set()  # sides that have answered in this run
         self._ended_by: BaseException | None = (
             None  # a worker's error of scope run: what was finished is still committed
         )
@@ -240,7 +240,8 @@ class Pipeline:
         """Called in the worker's thread: hand on the outcomes; the key stays busy until they are committed."""
         try:
             outcomes = future.result()
-            stage.contacted, stage.failing_since, stage.wait_s = True, None, 0.5
+            self._contacted.add(stage.side)
+            stage.failing_since, stage.wait_s = None, 0.5
         except PacsMigrateError as error:
             outcomes = []
             self._pause_or_end(stage, error)
@@ -249,7 +250,7 @@ class Pipeline:
             self._ended_by = self._ended_by or error
         try:
             self.submit(outcomes, done=lambda: self._forget(stage, key), ordered=stage.ordered)
-        except BaseException:
+        except BaseException:  # the commit thread broke, which `run` raises itself
             self._forget(stage, key)
 
     def _forget(self, stage: Stage, key: Hashable) -> None:
@@ -260,7 +261,7 @@ class Pipeline:
         """A peer that was there and is gone is tried again with back-off; any other error of scope run ends the run."""
         now = time.monotonic()
         since = stage.failing_since or now
-        if not error.retryable or not stage.contacted or now - since > self._unreachable_s:
+        if not error.retryable or stage.side not in self._contacted or now - since > self._unreachable_s:
             self._ended_by = self._ended_by or error
             return
         stage.failing_since, stage.paused_until = since, now + stage.wait_s

@@ -61,7 +61,8 @@ def _serving(command: list[str], port: int, ae_title: str, log: Path, stop_s: fl
         while subprocess.run(echo, capture_output=True, check=False).returncode:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise AssertionError(f"{command[0]} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
         yield
     finally:
         process.terminate()

@@ -12,7 +12,6 @@ from tabulate import tabulate
 from migrate.cli.frame import load, verb
 from migrate.manifest.file import open_reader
 from migrate.preflight import check as preflight
-from migrate.reports import report as report_of
 from migrate.reports import status as status_of
 from migrate.reports import status_text, write_report
 
@@ -50,5 +49,5 @@ def report(config_path: Path, as_json: bool, out: Path | None) -> int:
     config = load(config_path)
     reader = open_reader(config.manifest)
     page = write_report(reader, out or config.path.parent / "report")
-    click.echo(json.dumps(report_of(reader), indent=1) if as_json else f"Report: {page}")
+    click.echo(page.with_name("report.json").read_text(encoding="utf-8") if as_json else f"Report: {page}")
     return 0

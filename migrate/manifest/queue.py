@@ -128,7 +128,7 @@ class Queue:
             if -series_id not in skip_series:
                 yield -series_id, [self._item(study, series, row, copy=True)]
 
-    def verified(self, *, skip_series: int = 0) -> Iterator[tuple[int, list[Item]]]:
+    def verified(self) -> Iterator[tuple[int, list[Item]]]:
         """Everything that is verified, a series at a time."""
         rows = self.connection.execute(
             "SELECT series.id, study.uid, series.uid FROM series JOIN study ON study.id = study_id WHERE verified > 0 ORDER BY series.id"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 import sqlite3
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from migrate import __version__
 from migrate.errors import DiskFailing, DiskFull, LawBroken
-from migrate.manifest import arrivals, settlement, windows
+from migrate.manifest import arrivals, settlement, studies, windows
 from migrate.manifest.file import claim_identity, now_ms, open_writer
 from migrate.model import (
     DestinationLost,
@@ -148,15 +147,15 @@ class Manifest:
     def _apply(self, outcome: Outcome) -> None:
         match outcome:
             case StudyFound():
-                self._study_found(outcome)
+                studies.found(self, outcome)
             case WindowsPlanned() | WindowAnswered() | WindowFailed() | WindowJudged():
                 windows.apply(self.connection, outcome, self.policy)
             case StudyPlanned():
-                self._study_planned(outcome)
+                studies.planned(self, outcome)
             case InstanceStaged(received):
                 arrivals.staged(self, received)
             case RetrieveEnded():
-                self._retrieve_ended(outcome)
+                studies.retrieve_ended(self, outcome)
             case InstanceStored(item, receipt):
                 self._move(item, InstanceState.STAGED, InstanceState.STORED,
                            "stored_at = :now, version = :version, checksum = :checksum", version=receipt.version,
@@ -169,107 +168,12 @@ class Manifest:
             case DestinationLost():
                 self._destination_lost(outcome)
             case Failed():
-                self._failed(outcome)
+                studies.failed(self, outcome)
             case Noted():
                 self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
                              self.run_id, outcome.kind, outcome.study, outcome.series, outcome.sop, outcome.detail)  # fmt: skip
 
     # -- studies
-    def _study_found(self, found: StudyFound) -> None:
-        sweep = None
-        if found.window_id is not None:
-            sweep = self.one("SELECT sweep FROM window WHERE id = ?", found.window_id)[0]
-        modalities = "\\".join(found.modalities)
-        row = self.one("SELECT id, state, claimed_instances, seen_sweep FROM study WHERE uid = ?", found.study.study)
-        if row is None:
-            now = now_ms()
-            self.execute(
-                "INSERT INTO study(uid, date, modalities, claimed_instances, found_sweep, seen_sweep, found_at, changed_at) VALUES (?,?,?,?,?,?,?,?)",
-                found.study.study, found.date, modalities, found.claimed_instances, sweep, sweep, now, now,
-            )  # fmt: skip
-            return
-        study_id, state, claimed, seen = row
-        self.execute(
-            "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), "
-            "date = coalesce(?, date), modalities = CASE WHEN ? = '' THEN modalities ELSE ? END, claimed_instances = coalesce(?, claimed_instances) WHERE id = ?",
-            sweep or 0, sweep, found.date, modalities, modalities, found.claimed_instances, study_id,
-        )  # fmt: skip
-        changed = found.claimed_instances is not None and found.claimed_instances != claimed
-        unclaimed = found.claimed_instances is None and sweep is not None and sweep == self.first_sweep and seen != sweep
-        if ((changed or unclaimed) and state in (
-            StudyState.PLANNED,
-            StudyState.RETRIEVED,
-            StudyState.MIGRATED,
-            StudyState.ACCEPTED,
-        )) or (changed and state == StudyState.PARKED):
-            self.set_state(study_id, StudyState.FOUND)
-
-    def _study_planned(self, plan: StudyPlanned) -> None:
-        study_id = self.study_id(plan.study.study)
-        state, claimed, found_sweep = self.one(
-            "SELECT state, claimed_instances, found_sweep FROM study WHERE id = ?", study_id
-        )
-        if state != StudyState.FOUND:
-            return  # replayed
-        listed = sum(len(series.sops) for series in plan.series)
-        before = self.one(
-            "SELECT count(*) FROM instance JOIN series ON series.id = series_id WHERE study_id = ? AND listed = 1",
-            study_id,
-        )[0]
-        open_before = self.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
-        if listed == 0 and (claimed or open_before):
-            said = f"its row claims {claimed} instances" if claimed else f"{before} instances were listed before"
-            self._failed(
-                Failed(plan.study, "plan", "VanishedAtSource", f"The PACS lists no image of this study, though {said}.")
-            )
-            return
-        for series in plan.series:
-            series_id = self.series_id(plan.study.study, series.series, series.modality)
-            self.connection.executemany(
-                "INSERT INTO instance(series_id, sop_uid) VALUES (?, ?) ON CONFLICT DO UPDATE SET listed = 1 WHERE listed = 0",
-                [(series_id, sop) for sop in series.sops],
-            )
-        if before > listed:
-            self.log("study shrank", f"{before} instances were listed before, {listed} now", study=plan.study.study)
-        for note in plan.notes:
-            self.log("counts differ", note, study=plan.study.study)
-        claims = [series.claimed_instances for series in plan.series if series.claimed_instances is not None]
-        empty = listed == 0 and before == 0
-        self.execute(
-            "UPDATE study SET listed_instances = ?, claimed_by_series = ?, attempts = 0, not_before = 0, stage = NULL, detail = NULL, error = ?, "
-            "retrieve_ended = max(retrieve_ended, ?) WHERE id = ?",
-            listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(empty), study_id,
-        )  # fmt: skip
-        self.set_state(study_id, StudyState.PLANNED)
-
-    def _retrieve_ended(self, ended: RetrieveEnded) -> None:
-        uid = ended.study.study
-        study_id = self.study_id(uid)
-        self.arrived.pop(uid, None)
-        self.execute("UPDATE study SET retrieve_ended = 1 WHERE id = ?", study_id)
-        self.touched.add(study_id)
-        missing, total = self.one(
-            "SELECT coalesce(sum(expected), 0), coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = ?", study_id
-        )  # fmt: skip
-        state = self.one("SELECT state FROM study WHERE id = ?", study_id)[0]
-        if missing and state == StudyState.PLANNED:
-            detail = f"{missing} of {total} instances did not come. {ended.detail}".strip()
-            self._failed(Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", detail))
-
-    def _failed(self, failed: Failed) -> None:
-        study_id = self.study_id(failed.study.study)
-        attempts, state = self.one("SELECT attempts + 1, state FROM study WHERE id = ?", study_id)
-        wait_s = min(self.policy.first_wait_s * 2 ** (attempts - 1), self.policy.max_wait_s) * random.uniform(0.8, 1.2)
-        self.execute(
-            "UPDATE study SET attempts = ?, not_before = ?, stage = ?, error = ?, detail = ? WHERE id = ?",
-            attempts, now_ms() + int(wait_s * 1000), failed.stage, failed.error, failed.detail, study_id,
-        )  # fmt: skip
-        if state in (StudyState.FOUND, StudyState.PLANNED, StudyState.RETRIEVED) and (
-            attempts >= self.policy.attempts or not failed.retryable
-        ):
-            self.set_state(study_id, StudyState.PARKED)
-        self.touched.add(study_id)
-
     def set_state(self, study_id: int, state: StudyState) -> None:
         """Move a study; entering FOUND or RETRIEVED starts its attempts anew."""
         fresh = (

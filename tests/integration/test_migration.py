@@ -201,3 +201,60 @@ def test_a_manifest_belongs_to_one_pacs(tmp_path: Path) -> None:
         done = command(tmp_path, "run")
     assert done.returncode == 2
     assert "belongs to the source" in done.stderr
+
+
+@contextlib.contextmanager
+def practice_process(folder: Path, port: int, receiver: int):
+    """The practice PACS as a process of its own, which can be killed."""
+    words = [sys.executable, "-m", "migrate", "practice-pacs", "--port", str(port), "--studies", "60",
+             "--move-to", f"PACSMIGRATE=127.0.0.1:{receiver}"]  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "listens" in process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:
+    """A PACS killed in the middle of a run is tried again until it is back, and the run ends complete."""
+    port, receiver = free_port(), free_port()
+    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=port, receiver=receiver) + "unreachable_s = 60\n")
+    with practice_process(tmp_path, port, receiver) as pacs:
+        words = [sys.executable, "-m", "migrate", "run", "--json", "--config", str(tmp_path / "migrate.toml")]
+        run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        until = time.monotonic() + 30
+        while not list((tmp_path / "bucket").glob("studies/*")) and time.monotonic() < until:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                run.wait(0.02)
+        pacs.kill()
+        pacs.wait()
+    assert run.stderr is not None
+    assert any("Trying again" in line for line in iter(run.stderr.readline, ""))
+    with practice_process(tmp_path, port, receiver):
+        out, err = run.communicate(timeout=90)
+    assert run.returncode == 0, err
+    assert json.loads(out)["complete"] is True
+    assert data_sets(tmp_path) == truth(Archive(60))
+
+
+def test_a_pacs_that_never_was_there(tmp_path: Path) -> None:
+    """At the first contact nobody waits: exit 20 with a hint, nothing is parked."""
+    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=free_port(), receiver=free_port()))
+    done = command(tmp_path, "run")
+    assert done.returncode == 20
+    assert "Hint" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_sample_can_be_drawn_again(tmp_path: Path) -> None:
+    """The log records the seed of a sample, and the same seed draws the same sample."""
+    with practice(tmp_path):
+        assert command(tmp_path, "run").returncode == 0
+        first = json.loads(command(tmp_path, "verify", "--sample", "30%", "--json").stdout)
+        manifest = sqlite3.connect(tmp_path / "manifests" / "test.db")
+        seed = manifest.execute("SELECT detail FROM event WHERE kind = 'destination verified'").fetchone()[0].rpartition(" ")[2]
+        manifest.close()
+        again = json.loads(command(tmp_path, "verify", "--sample", "30%", "--seed", seed, "--json").stdout)
+    assert first == again
+    assert 0 < first["checked"] < len(data_sets(tmp_path))

@@ -26,6 +26,8 @@ def test_imports_only_point_downwards() -> None:
     for path in (ROOT / "migrate").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                wrong += [f"{name} imports {alias.name}" for alias in node.names if alias.name.startswith("migrate") and level(alias.name) > level(name)]
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("migrate"):
                 if level(node.module) > level(name):
                     wrong.append(f"{name} imports {node.module}")

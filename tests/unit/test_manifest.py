@@ -7,8 +7,6 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from migrate.errors import IdentityMismatch, ManifestLocked, ManifestTooNew
 from migrate.manifest import Lock, Manifest, decisions
@@ -60,52 +58,6 @@ def outcomes(study: int, sop: int, content: int) -> list[object]:
         Failed(who, "upload", "PutFailed", "no"),
         InstanceStaged(Received(Path(f"/q/{content}"), None, fixity, "", "", quarantine="cut", claimed=(ref.study, ref.series, ref.sop))),
     ]
-
-
-FACTS = st.builds(
-    lambda study, sop, content, kind: outcomes(study, sop, content)[kind],
-    st.integers(1, 2), st.integers(1, 3), st.integers(1, 4), st.integers(0, 10),
-)  # fmt: skip
-
-
-def rows(manifest: Manifest) -> list[object]:
-    tables = ("series", "instance", "copy", "quarantine")
-    return [manifest.connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=st.lists(st.lists(FACTS, min_size=1, max_size=6), max_size=12))
-def test_random_outcomes_never_break_the_law(batches: list[list[object]], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Whatever is committed in whatever order: no step breaks the law, tallies equal a recount, migrated means proven."""
-    manifest = opened(tmp_path_factory.mktemp("law"))
-    for batch in batches:
-        manifest.commit(batch)  # type: ignore[arg-type]
-        for series_id, *tallies in manifest.connection.execute("SELECT id, expected, staged, stored, verified FROM series").fetchall():
-            counted = [
-                manifest.connection.execute("SELECT count(*) FROM instance WHERE series_id = ? AND state = ?", (series_id, state)).fetchone()[0]
-                for state in range(4)
-            ]
-            assert counted == tallies
-        unproven = manifest.connection.execute(
-            "SELECT count(*) FROM study JOIN series ON study_id = study.id JOIN instance ON series_id = series.id "
-            "WHERE study.state = 3 AND (instance.state < 3 OR conflict = 1)"
-        ).fetchone()[0]
-        assert unproven == 0
-    manifest.close()
-
-
-@pytest.mark.parametrize("kind", [InstanceStaged, InstanceStored, InstanceVerified])
-def test_replaying_an_outcome_changes_nothing(tmp_path: Path, kind: type) -> None:
-    """A fact that is committed twice leaves the rows as they were."""
-    manifest = opened(tmp_path)
-    facts = [outcomes(1, sop, 9)[number] for number in (0, 1) for sop in (1,)] + [outcomes(1, 1, 9)[2]]
-    manifest.commit(facts)  # type: ignore[arg-type]
-    for number in (4, 5):
-        manifest.commit([outcomes(1, 1, 9)[number]])  # type: ignore[list-item]
-    before = rows(manifest)
-    manifest.commit([fact for fact in outcomes(1, 1, 9) if isinstance(fact, kind) and getattr(getattr(fact, "received", None), "ref", 1)])  # type: ignore[misc]
-    assert rows(manifest) == before
-    manifest.close()
 
 
 def test_the_file_itself_refuses_what_the_law_forbids(tmp_path: Path) -> None:
