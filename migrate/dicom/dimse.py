@@ -120,12 +120,12 @@ def describe(service: int, status: int) -> str:
 
 
 class Command:
-    """A decoded command set: raw values by element number of group 0000."""
+    """A decoded command set: raw values by element number of group 0000, and as it came."""
 
-    __slots__ = ("elements",)
+    __slots__ = ("elements", "encoded")
 
-    def __init__(self, elements: dict[int, bytes]) -> None:
-        self.elements = elements
+    def __init__(self, elements: dict[int, bytes], encoded: bytes) -> None:
+        self.elements, self.encoded = elements, encoded
 
     def number(self, element: int) -> int | None:
         """A 16-bit value, None where absent or empty. Raises BadCommand."""
@@ -186,7 +186,7 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
             raise BadCommand(f"(0000,{element:04X}) comes twice")
         elements[element] = raw[offset : offset + length]
         offset += length
-    return Command(elements)
+    return Command(elements, raw)
 
 
 def response(request: Command, status: int, fields: Mapping[int, int | str] | None = None) -> bytes:

@@ -13,6 +13,7 @@ IMPLICIT_LE, EXPLICIT_LE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _MAX_DEPTH = 32
+_HEAD, _EXPLICIT_HEAD = struct.Struct("<HHI").unpack_from, struct.Struct("<HH2sH").unpack_from
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _VRS = {
@@ -56,14 +57,53 @@ def encode_identifier(keys: Mapping[int, str | bytes], transfer_syntax: str) -> 
 
 
 def decode_identifier(data: bytes, transfer_syntax: str) -> dict[int, bytes]:
-    """Values by tag, as sent, padding included; sequences are checked and left out.
+    """Values by tag, as sent, padding included; sequences are left out where they can be told.
 
-    Raises BadIdentifier unless the elements fill `data` exactly, and when one comes twice.
+    Raises BadIdentifier unless the elements fill `data` exactly, and when one comes twice. Elements may come in any
+    order. A sequence of undefined length is walked to its end; what stands in values of known length is not looked at.
     """
     try:
         explicit = _is_explicit(transfer_syntax)
     except ValueError as error:
         raise BadIdentifier(str(error)) from error
+    values = _plain_explicit(data) if explicit else _plain_implicit(data)
+    return _walked(data, explicit) if values is None else values
+
+
+def _plain_explicit(data: bytes) -> dict[int, bytes] | None:
+    """The values of a data set that has only elements with a 16-bit length and fills `data` exactly; else None."""
+    values: dict[int, bytes] = {}
+    offset = count = 0
+    end = len(data)
+    while offset + 8 <= end:
+        group, element, vr, length = _EXPLICIT_HEAD(data, offset)
+        if group == 0xFFFE or vr not in _SHORT:
+            return None
+        start = offset + 8
+        offset = start + length
+        values[group << 16 | element] = data[start:offset]
+        count += 1
+    return values if offset == end and len(values) == count else None
+
+
+def _plain_implicit(data: bytes) -> dict[int, bytes] | None:
+    """The values of a data set whose lengths are all defined and which fills `data` exactly; else None."""
+    values: dict[int, bytes] = {}
+    offset = count = 0
+    end = len(data)
+    while offset + 8 <= end:
+        group, element, length = _HEAD(data, offset)
+        if group == 0xFFFE:
+            return None
+        start = offset + 8
+        offset = start + length
+        values[group << 16 | element] = data[start:offset]
+        count += 1
+    return values if offset == end and len(values) == count else None
+
+
+def _walked(data: bytes, explicit: bool) -> dict[int, bytes]:
+    """The same for any data set, or what is wrong with it: about three times as slow."""
     values: dict[int, bytes] = {}
     offset = 0
     while offset < len(data):

@@ -15,7 +15,14 @@ from typing import Literal
 from migrate import errors
 from migrate.dicom import dimse
 from migrate.dicom.dimse import BadCommand, BadIdentifier, Kind, Message
-from migrate.dicom.upper_layer import AcceptedContext, Association, NoConnection, ProposedContext, Rejected
+from migrate.dicom.upper_layer import (
+    AcceptedContext,
+    Association,
+    NoConnection,
+    ProposedContext,
+    Rejected,
+    command_pdu,
+)
 from migrate.dicom.wire import UpperLayerError
 from migrate.errors import (
     MoveDestinationUnknown,
@@ -164,21 +171,25 @@ class FindSession:
         self._message_id = self._message_id % 0xFFFF + 1
         query = {**dict.fromkeys(wanted, ""), **keys, dimse.QUERY_LEVEL: level}
         identifier = dimse.encode_identifier(query, context.transfer_syntax)
-        whole = False
+        syntax, whole = context.transfer_syntax, False
+        usual: bytes | None = None  # what the last row's command came as: mostly the next one's is the same
         try:
             _ask(association, context, dimse.C_FIND, self._message_id, identifier)
             while True:
-                message, status = _answer(dimse.receive(association), dimse.C_FIND, self._message_id)
-                if _is_pending(status):
+                row = None if usual is None else association.dataset_after(usual)
+                if row is None:
+                    message, status = _answer(dimse.receive(association), dimse.C_FIND, self._message_id)
+                    if not _is_pending(status):
+                        break
                     self.saw_ff01 |= status == dimse.PENDING_WARNING
-                    if message.dataset is None:
+                    row = message.dataset
+                    if row is None:
                         raise BadCommand("an answer comes without its identifier")
-                    row = dimse.decode_identifier(message.dataset, context.transfer_syntax)
-                    yield {tag: clean_text(raw) for tag, raw in row.items() if tag in query}
-                    continue
-                whole = True
-                if status == dimse.SUCCESS:
-                    return
+                    usual = command_pdu(message.context_id, message.command.encoded)
+                values = dimse.decode_identifier(row, syntax)
+                yield {tag: clean_text(raw) for tag, raw in values.items() if tag in query}
+            whole = True
+            if status != dimse.SUCCESS:
                 said = dimse.describe(dimse.C_FIND, status)
                 if status >> 8 in (0xA7, 0xA9) or status >> 12 == 0xC:
                     raise QueryRefused(f"The PACS {self.peer} refuses a {level} query: {said}.", status)

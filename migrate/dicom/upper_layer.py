@@ -35,12 +35,18 @@ MAX_NEGOTIATION_BYTES = 1 << 20
 MAX_PDU_BYTES = 64 << 20
 _SEND_BYTES = 1 << 18
 _DEFAULT_PDU = 131072
+_HEADERS = struct.Struct(">BBIIBB")  # of a P-DATA PDU and of its first fragment
 _SMALLEST_PDU = 128  # a peer that announces less is not believed: one byte a PDU would never end
 
 Fragment = tuple[int, bool, bool, memoryview]
 """(context ID, is it a command, does it end the command or data set, the bytes: valid until the next read)."""
 Choose = Callable[[ProposedContext], str | None]
 Admit = Callable[[AssociateRequest], Rejected | None]
+
+
+def command_pdu(context_id: int, command: bytes) -> bytes:
+    """A command set as one P-DATA PDU with one fragment (PS3.8 9.3.5)."""
+    return _HEADERS.pack(pdus.DATA, 0, len(command) + 6, len(command) + 2, context_id, 3) + command
 
 
 class Association(Wire):
@@ -193,6 +199,36 @@ class Association(Wire):
         except Malformed:
             self.abort(provider=True)
             raise
+        except UpperLayerError:
+            self.close()
+            raise
+
+    def dataset_after(self, command_pdu: bytes) -> bytes | None:
+        """The data set of the next message if that begins with just this PDU, whose command says that one follows.
+
+        None, with nothing taken, for any other message, and for a data set that is not a PDU of its own or is long:
+        those are for `read`. Waits and raises as `read` does. This is for the rows of a query, whose commands are all
+        the same: nothing of them needs decoding again.
+        """
+        if self._pdu_left or self._pdv_left:
+            return None
+        size = len(command_pdu)
+        try:
+            while True:
+                start, have = self._start, self._end - self._start
+                if not self._buffer.startswith(command_pdu if have >= size else command_pdu[:have], start):
+                    return None
+                if have >= size + _HEADERS.size:
+                    kind, _, length, count, context_id, control = _HEADERS.unpack_from(self._buffer, start + size)
+                    whole = size + 6 + length
+                    if (kind, control, context_id, count) != (pdus.DATA, 2, command_pdu[10], length - 4):
+                        return None
+                    if count < 2 or whole > len(self._buffer):
+                        return None
+                    if have >= whole:
+                        self._start = start + whole
+                        return bytes(self._view[start + size + _HEADERS.size : start + whole])
+                self._need(have + 1)
         except UpperLayerError:
             self.close()
             raise

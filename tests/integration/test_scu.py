@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from migrate import errors
 from migrate.dicom import dimse, scu
@@ -229,6 +232,72 @@ def test_ff01_counts_as_an_answer() -> None:
         (row,) = session.find("STUDY", {}, [dimse.STUDY_UID, STUDY_INSTANCES])
         assert session.saw_ff01
     assert row == {dimse.STUDY_UID: "1.2.3", STUDY_INSTANCES: "é"}
+
+
+LAYOUTS = ("usual", "one PDU", "data set in pieces", "command in pieces", "empty piece last")
+ROWS = st.lists(
+    st.tuples(st.sampled_from((0xFF00, 0xFF00, 0xFF01)), st.sampled_from(("usual", "usual", *LAYOUTS)), st.integers(0, 300)),
+    max_size=12,
+)  # fmt: skip
+
+
+def pdu(*fragments: tuple[int, bytes]) -> bytes:
+    """One P-DATA PDU of these (control byte, bytes)."""
+    body = b"".join(struct.pack(">IBB", len(data) + 2, 1, control) + data for control, data in fragments)
+    return struct.pack(">BBI", 4, 0, len(body)) + body
+
+
+def laid_out(layout: str, command: bytes, dataset: bytes) -> bytes:
+    """A message in one of the ways that PS3.8 annex E leaves open."""
+    half = len(dataset) // 2
+    if layout == "one PDU":
+        return pdu((3, command), (2, dataset))
+    if layout == "data set in pieces":
+        return pdu((3, command)) + pdu((0, dataset[:half])) + pdu((2, dataset[half:]))
+    if layout == "command in pieces":
+        return pdu((1, command[:20])) + pdu((3, command[20:])) + pdu((2, dataset))
+    if layout == "empty piece last":
+        return pdu((3, command)) + pdu((0, dataset), (2, b""))
+    return pdu((3, command)) + pdu((2, dataset))
+
+
+def test_rows_come_however_they_are_laid_out() -> None:
+    """Every row comes once and in order, however its message is cut into fragments, PDUs and packets; of a stream that
+    ends early the rows until then, and then the failure."""
+    plan: tuple[list[tuple[int, str, int]], int, float] = ([], 1, 2.0)
+
+    def script(there: Association, message: dimse.Message) -> None:
+        rows, step, share = plan
+        stream = b""
+        for number, (status, layout, size) in enumerate(rows):
+            keys: dict[int, str | bytes] = {dimse.STUDY_UID: f"1.{number}", 0x00081030: bytes(size)}
+            command = dimse.response(message.command, status, {dimse.DATASET_TYPE: 1})
+            stream += laid_out(layout, command, dimse.encode_identifier(keys, dimse.IMPLICIT_LE))
+        stream += pdu((3, dimse.response(message.command, 0)))
+        whole, stream = stream, stream[: int(len(stream) * share)]
+        for at in range(0, len(stream), step):
+            there._send(stream[at : at + step])
+        if stream != whole:
+            there.close()
+
+    with scripted(script) as peer, scu.FindSession(peer) as session:
+
+        @settings(deadline=None, max_examples=100)
+        @given(ROWS, st.integers(7, 3000), st.one_of(st.just(2.0), st.floats(0, 1, exclude_max=True)))
+        def check(rows: list[tuple[int, str, int]], step: int, share: float) -> None:
+            nonlocal plan
+            plan, session.saw_ff01 = (rows, step, share), False
+            came, expected = [], [f"1.{number}" for number in range(len(rows))]
+            try:
+                for row in session.find("STUDY", {}, [dimse.STUDY_UID]):
+                    came.append(row[dimse.STUDY_UID])
+            except errors.QueryFailed:
+                assert share < 1 and expected[: len(came)] == came
+                return
+            assert share == 2 and expected == came
+            assert session.saw_ff01 == any(status == 0xFF01 for status, *_ in rows)
+
+        check()
 
 
 def test_patient_root_where_study_root_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""PDUs, command sets and identifiers: what we encode is read back, and foreign bytes raise only what is documented."""
+"""PDUs and command sets: what we encode is read back, and foreign bytes raise only what is documented."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom import dcmread
-from pydicom.dataset import Dataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 
 from migrate.dicom import dimse, negotiation
@@ -197,68 +193,3 @@ def test_statuses() -> None:
     assert {status: dimse.classify(status).name for status in kinds} == kinds
     assert dimse.describe(dimse.C_MOVE, 0xA801) == "A801 (refused: move destination unknown)"
     assert dimse.describe(dimse.C_FIND, 0xC123) == "C123 (unable to process)"
-
-
-def with_sequence() -> Dataset:
-    inner, outer = Dataset(), Dataset()
-    inner.StudyInstanceUID, inner.PatientComments = "1.2", "x"
-    outer.StudyInstanceUID, outer.StudyDate = "1.2.3", "20200101"
-    outer.RequestAttributesSequence = [inner, Dataset()]
-    outer.NumberOfStudyRelatedInstances = "12"
-    return outer
-
-
-@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
-@pytest.mark.parametrize("undefined", [True, False])
-def test_identifier_of_another_writer(syntax: str, undefined: bool) -> None:
-    """Identifiers that pydicom wrote, sequences among them, are read; cut, they raise or lose whole elements."""
-    dataset = with_sequence()
-    dataset["RequestAttributesSequence"].is_undefined_length = undefined
-    for item in dataset.RequestAttributesSequence:
-        item.is_undefined_length_sequence_item = undefined
-    file = DicomBytesIO()
-    file.is_little_endian, file.is_implicit_VR = True, syntax == IMPLICIT
-    write_dataset(file, dataset)
-    raw = file.getvalue()
-    values = dimse.decode_identifier(raw, syntax)
-    assert values[dimse.STUDY_UID] == b"1.2.3\0" and values[0x00201208] == b"12"
-    for end in range(len(raw)):
-        try:
-            assert dimse.decode_identifier(raw[:end], syntax).items() <= values.items()
-        except dimse.BadIdentifier:
-            continue
-
-
-TAGS = (0x00080020, 0x00080052, 0x0020000D, 0x00204000, 0x00091001)
-
-
-@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
-@given(
-    keys=st.dictionaries(
-        st.sampled_from((0x00080020, 0x00080052, 0x0020000D, 0x00204000, 0x00091001)), st.text("1.", max_size=9)
-    )
-)
-def test_identifier_is_read_back(syntax: str, keys: dict[int, str]) -> None:
-    """What is asked is what we and pydicom read of it, by tag, but for the padding."""
-    raw = dimse.encode_identifier(keys, syntax)
-    values = dimse.decode_identifier(raw, syntax)
-    assert {tag: value.decode().strip("\0 ") for tag, value in values.items()} == keys
-    file = DicomBytesIO(bytes(128) + b"DICM" + struct.pack("<HH2sHI", 2, 0, b"UL", 4, 28) + struct.pack(
-        "<HH2sH20s", 2, 0x10, b"UI", 20, syntax.encode().ljust(20, b"\0")) + raw)  # fmt: skip
-    assert set(dcmread(file).keys()) == set(keys)
-
-
-@given(st.binary(max_size=120), st.sampled_from((IMPLICIT, EXPLICIT, "1.2")))
-def test_any_bytes_as_identifier(raw: bytes, syntax: str) -> None:
-    """Any bytes decode or raise BadIdentifier."""
-    try:
-        dimse.decode_identifier(raw, syntax)
-    except dimse.BadIdentifier:
-        return
-
-
-def test_deep_nesting_is_refused() -> None:
-    """Sequences nested a thousand deep raise BadIdentifier, not a stack overflow."""
-    level = struct.pack("<HHI", 0x40, 0x275, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
-    with pytest.raises(dimse.BadIdentifier):
-        dimse.decode_identifier(level * 1000, IMPLICIT)
