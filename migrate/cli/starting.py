@@ -17,7 +17,7 @@ from migrate.config import EXAMPLE
 from migrate.errors import PortInUse, UsageError
 from migrate.host import STOP_SIGNALS
 from migrate.manifest.file import open_reader
-from migrate.practice.faults import FAULTS
+from migrate.practice.faults import DEFAULTS, FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from migrate.reports import status as status_of
@@ -89,7 +89,13 @@ def init(path: Path) -> int:
     return 0
 
 
-_FAULT_HELP = "\n\n\b\nFaults:\n" + "\n".join(f"  {name:22} {what}" for name, what in sorted(FAULTS.items()))
+def _fault_line(name: str, what: str) -> str:
+    return f"  {name if name not in DEFAULTS else f'{name}={DEFAULTS[name]}':24} {what}"
+
+
+_FAULT_HELP = "\n\n\b\nFaults, with the value that is taken where none is given:\n" + "\n".join(
+    _fault_line(name, what) for name, what in sorted(FAULTS.items())
+)
 
 
 @click.command("practice-pacs", epilog=_FAULT_HELP + "\n\n" + EXIT_CODES)
@@ -99,26 +105,21 @@ _FAULT_HELP = "\n\n\b\nFaults:\n" + "\n".join(f"  {name:22} {what}" for name, wh
 @click.option("--studies", type=click.IntRange(0, 10_000_000), default=20, show_default=True)
 @click.option("--seed", type=click.IntRange(0, 9999), default=1, show_default=True)
 @click.option("--move-to", "move_to", multiple=True, metavar="AE=HOST:PORT", help="A C-MOVE destination; repeatable.")
-@click.option(
-    "--fault", "faults", multiple=True, type=click.Choice(sorted(FAULTS)), metavar="NAME", help="A habit; repeatable."
-)
-def practice_pacs(
-    host: str, port: int, ae_title: str, studies: int, seed: int, move_to: tuple[str, ...], faults: tuple[str, ...]
-) -> int:
+@click.option("--fault", "faults", multiple=True, metavar="NAME[=VALUE]", help="A habit; repeatable.")
+def practice_pacs(host: str, port: int, ae_title: str, studies: int, seed: int, move_to: tuple[str, ...], faults: tuple[str, ...]) -> int:
     """Run the practice PACS alone, with faults to choose, for rehearsals; SIGINT or SIGTERM ends it."""
     destinations = dict(_destination(text) for text in move_to)
     stop = threading.Event()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: stop.set())
-    pacs = PracticePacs(
-        Archive(studies, seed), ae_title=ae_title, host=host, port=port, destinations=destinations, faults=faults
-    )
+    try:
+        pacs = PracticePacs(Archive(studies, seed), ae_title=ae_title, host=host, port=port, destinations=destinations, faults=faults)
+    except ValueError as error:
+        raise UsageError(f"--fault: {error}.", hint="`practice-pacs --help` lists the faults and their values.") from error
     try:
         pacs.start()
     except OSError as error:
-        raise PortInUse(
-            f"Port {port} on {host} cannot be used: {error.strerror}.", hint="Choose another --port."
-        ) from error
+        raise PortInUse(f"Port {port} on {host} cannot be used: {error.strerror}.", hint="Choose another --port.") from error
     click.echo(f"{ae_title} listens on {host}:{pacs.port} with {studies} studies.")
     sys.stdout.flush()
     stop.wait()
@@ -130,7 +131,5 @@ def _destination(text: str) -> tuple[str, tuple[str, int]]:
     title, _, address = text.partition("=")
     host, _, port = address.rpartition(":")
     if not title or not host or not port.isdigit():
-        raise UsageError(
-            f"--move-to takes AE=HOST:PORT, not {text}.", hint="For example --move-to PACSMIGRATE=127.0.0.1:11112."
-        )
+        raise UsageError(f"--move-to takes AE=HOST:PORT, not {text}.", hint="For example --move-to PACSMIGRATE=127.0.0.1:11112.")
     return title, (host, int(port))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from datetime import date
+from typing import NamedTuple
 
 from migrate.dicom import dimse
 from migrate.practice.studies import Archive, InstanceRecord, SeriesRecord, StudyRecord
@@ -13,11 +14,13 @@ CHARSET, DATE, TIME, ACCESSION, RETRIEVE_AE = 0x00080005, 0x00080020, 0x00080030
 SOP_CLASS, AVAILABILITY, MODALITY, MODALITIES, CLASSES = 0x00080016, 0x00080056, 0x00080060, 0x00080061, 0x00080062
 DESCRIPTION, NAME, PATIENT_ID, BIRTH_DATE, SEX = 0x00081030, 0x00100010, 0x00100020, 0x00100030, 0x00100040
 STUDY_ID, SERIES_NUMBER, INSTANCE_NUMBER = 0x00200010, 0x00200011, 0x00200013
+STUDIES_OF_PATIENT = 0x00201200
 SERIES_IN_STUDY, INSTANCES_IN_STUDY, INSTANCES_IN_SERIES = 0x00201206, 0x00201208, 0x00201209
 
+LEVELS = ("PATIENT", "STUDY", "SERIES", "IMAGE")
 UID_OF_LEVEL = {"STUDY": dimse.STUDY_UID, "SERIES": dimse.SERIES_UID, "IMAGE": dimse.SOP_UID}
-_UIDS = frozenset((dimse.STUDY_UID, dimse.SERIES_UID, dimse.SOP_UID, SOP_CLASS, CLASSES))
-_RANGES = frozenset((DATE, TIME, BIRTH_DATE))
+UIDS = frozenset((dimse.STUDY_UID, dimse.SERIES_UID, dimse.SOP_UID, SOP_CLASS, CLASSES))
+_COUNTS = frozenset((STUDIES_OF_PATIENT, SERIES_IN_STUDY, INSTANCES_IN_STUDY, INSTANCES_IN_SERIES))
 _CODECS = {"ISO_IR 100": "latin-1", "ISO_IR 192": "utf-8"}
 
 
@@ -25,38 +28,114 @@ class BadQuery(ValueError):
     """The keys do not fit the level (A900)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     study: StudyRecord
     series: SeriesRecord | None = None
     instance: InstanceRecord | None = None
 
 
-class Query:
-    """The keys of one request, checked against its level. Raises BadQuery."""
+Value = Callable[[Match], str]
 
-    def __init__(self, keys: dict[int, bytes]) -> None:
+_OF_PATIENT: dict[int, Value] = {
+    NAME: lambda match: match.study.patient_name,
+    PATIENT_ID: lambda match: match.study.patient_id,
+    BIRTH_DATE: lambda match: match.study.birth_date,
+    SEX: lambda match: match.study.sex,
+}
+_OF_STUDY: dict[int, Value] = {
+    DATE: lambda match: match.study.date,
+    TIME: lambda match: match.study.time,
+    ACCESSION: lambda match: match.study.accession,
+    MODALITIES: lambda match: "\\".join(match.study.modalities),
+    CLASSES: lambda match: "\\".join(_classes(match.study)),
+    DESCRIPTION: lambda match: match.study.description,
+    dimse.STUDY_UID: lambda match: match.study.uid,
+    STUDY_ID: lambda match: str(match.study.number),
+    SERIES_IN_STUDY: lambda match: match.study.claimed_series,
+    INSTANCES_IN_STUDY: lambda match: match.study.claimed_images,
+}
+_OF_SERIES: dict[int, Value] = {
+    MODALITY: lambda match: match.series.modality if match.series else "",
+    dimse.SERIES_UID: lambda match: match.series.uid if match.series else "",
+    SERIES_NUMBER: lambda match: match.series.uid.rsplit(".", 1)[1] if match.series else "",
+    INSTANCES_IN_SERIES: lambda match: str(len(match.series.instances)) if match.series else "",
+}
+_OF_IMAGE: dict[int, Value] = {
+    dimse.SOP_UID: lambda match: match.instance.sop if match.instance else "",
+    SOP_CLASS: lambda match: match.instance.sop_class if match.instance else "",
+    INSTANCE_NUMBER: lambda match: str(match.instance.number) if match.instance else "",
+}
+VALUES: dict[str, dict[int, Value]] = {
+    "PATIENT": _OF_PATIENT,
+    "STUDY": _OF_PATIENT | _OF_STUDY,
+    "SERIES": _OF_PATIENT | _OF_STUDY | _OF_SERIES,
+    "IMAGE": _OF_PATIENT | _OF_STUDY | _OF_SERIES | _OF_IMAGE,
+}
+"""What can be asked for at each level: its own attributes and those above it."""
+_OWN = {"PATIENT": _OF_PATIENT, "STUDY": VALUES["STUDY"], "SERIES": _OF_SERIES, "IMAGE": _OF_IMAGE}
+
+
+def _classes(study: StudyRecord) -> Iterator[str]:
+    yield from dict.fromkeys(image.sop_class for series in study.series for image in series.instances)
+
+
+class Query:
+    """The keys of one request, checked against its level.
+
+    `patient_root` is the model; a `strict` one wants a single Patient ID below the level PATIENT. With `relational`,
+    the UIDs above the level may be left out. Raises BadQuery.
+    """
+
+    def __init__(
+        self,
+        keys: dict[int, bytes],
+        *,
+        patient_root: bool = False,
+        strict: bool = False,
+        relational: bool = False,
+    ) -> None:
         codec = _CODECS.get(keys.get(CHARSET, b"").decode("latin-1").strip("\0 "), "latin-1")
         self.keys = {tag: raw.decode(codec, "replace").strip("\0 ") for tag, raw in keys.items()}
         self.level = self.keys.pop(dimse.QUERY_LEVEL, "")
         self.keys.pop(CHARSET, None)
-        if self.level not in UID_OF_LEVEL:
-            raise BadQuery("only the levels STUDY, SERIES and IMAGE are answered")
+        self.relational = relational
+        if self.level not in LEVELS or (self.level == "PATIENT" and not patient_root):
+            raise BadQuery("this level is not answered")
+        if strict and self.level != "PATIENT" and (not self.keys.get(PATIENT_ID) or self.has_pattern(PATIENT_ID)):
+            raise BadQuery(f"a query at level {self.level} needs one Patient ID")
         for level, tag in UID_OF_LEVEL.items():
-            if level == self.level:
+            if level == self.level or self.level == "PATIENT":
                 break
             uid = self.keys.get(tag, "")
-            if not uid or not re.fullmatch(r"[0-9.]+", uid):
+            if not (relational and not uid) and not re.fullmatch(r"[0-9.]+", uid):
                 raise BadQuery(f"a query at level {self.level} needs one UID of the level {level}")
 
     def require_uids(self) -> None:
         """C-MOVE: the level's own UIDs must be there too. Raises BadQuery."""
-        if not self.keys.get(UID_OF_LEVEL[self.level]):
+        if not self.keys.get(UID_OF_LEVEL.get(self.level, PATIENT_ID)):
             raise BadQuery(f"a retrieval at level {self.level} needs its UIDs")
+
+    def ignore(self, tag: int) -> None:
+        """Take the key for one that is only asked for, not matched."""
+        if tag in self.keys:
+            self.keys[tag] = ""
+
+    def has_pattern(self, tag: int) -> bool:
+        """True when the key is a list or has wildcards."""
+        return any(sign in self.keys.get(tag, "") for sign in "*?\\")
+
+    def is_asked(self, *tags: int) -> bool:
+        """True when one of the keys says more than "all"."""
+        return any(self.keys.get(tag, "").strip("*") for tag in tags)
+
+    @property
+    def question(self) -> str:
+        """The same text for the same question: its level and all keys that are matched."""
+        return f"{self.level} {sorted((tag, key) for tag, key in self.keys.items() if key)}"
 
     @property
     def day_range(self) -> tuple[str, str] | None:
-        """The StudyDate key as (first, last), "" for an open end; None without such a key."""
+        """The StudyDate key as (first, last), "" for an open end; None without such a key. Raises BadQuery."""
         key = self.keys.get(DATE, "")
         if not key.strip("*"):
             return None
@@ -66,104 +145,100 @@ class Query:
             raise BadQuery("StudyDate is neither a date nor a range")
         return (lo, hi) if dash else (lo, lo)
 
-    def matches(self, archive: Archive) -> Iterator[Match]:
-        """Everything at the query's level that its keys match."""
-        for study in self._candidates(archive):
-            if self.level == "STUDY":
-                if self._fits(study_values(study)):
-                    yield Match(study)
-                continue
-            for series in study.series:
-                if self.level == "SERIES":
-                    if self._fits(series_values(series)):
-                        yield Match(study, series)
-                elif series.uid == self.keys[dimse.SERIES_UID]:
-                    for instance in series.instances:
-                        if self._fits(instance_values(instance)):
-                            yield Match(study, series, instance)
+    def is_wider(self, days: int) -> bool:
+        """True when neither a study's UID nor so few days are named. Raises BadQuery."""
+        if self.keys.get(dimse.STUDY_UID):
+            return False
+        asked = self.day_range
+        if asked is None or not all(asked):
+            return True
+        try:
+            first, last = (date(int(day[:4]), int(day[4:6]), int(day[6:])) for day in asked)
+        except ValueError as error:
+            raise BadQuery("there is no such day") from error
+        return (last - first).days + 1 > days
 
-    def _candidates(self, archive: Archive) -> Iterator[StudyRecord]:
-        uids = self.keys.get(dimse.STUDY_UID)
-        if uids and "*" not in uids:
+    # -- matching
+    def matches(self, archive: Archive) -> Iterator[Match]:
+        """Everything at the query's level that its keys match. Raises BadQuery."""
+        values = VALUES[self.level] if self.relational else _OWN[self.level]
+        if self.level != "PATIENT":
+            values = values | {PATIENT_ID: _OF_PATIENT[PATIENT_ID]}
+        asked = [tag for tag in values if tag not in _COUNTS and self.is_asked(tag)]
+        tests = [(values[tag], _test(tag, self.keys[tag])) for tag in asked]
+        for match in self._candidates(archive):
+            for value, test in tests:
+                if not test(value(match)):
+                    break
+            else:
+                yield match
+
+    def _candidates(self, archive: Archive) -> Iterator[Match]:
+        studies = self._studies(archive)
+        if self.level == "STUDY":
+            yield from map(Match, studies)
+        elif self.level == "PATIENT":
+            patient = None
+            for study in studies:  # in the order of patients
+                if study.patient != patient:
+                    yield Match(study)
+                patient = study.patient
+        else:
+            wanted = self.keys.get(dimse.SERIES_UID)
+            for study in studies:
+                for series in study.series:
+                    if self.level == "SERIES":
+                        yield Match(study, series)
+                    elif not wanted or series.uid == wanted:
+                        yield from (Match(study, series, instance) for instance in series.instances)
+
+    def _studies(self, archive: Archive) -> Iterator[StudyRecord]:
+        """The narrowest run of studies that the keys allow without looking at each."""
+        uids = self.keys.get(dimse.STUDY_UID, "")
+        if uids.strip("*") and self.level != "PATIENT":
             for uid in dict.fromkeys(part.strip("\0 ") for part in uids.split("\\")):
                 study = archive.find(uid)
                 if study is not None and study.uid == uid:
                     yield study
-        elif days := self.day_range:
+            return
+        numbers = range(len(archive))
+        for tag, narrow in ((PATIENT_ID, archive.of_patient), (ACCESSION, archive.of_accession)):
+            key = self.keys.get(tag, "")
+            if key and "\\" not in key and not (tag == ACCESSION and self.level == "PATIENT"):
+                start = re.split(r"[*?]", key, maxsplit=1)[0]
+                numbers = min(numbers, narrow(start, whole=start == key), key=len)
+        days = self.day_range if self.level != "PATIENT" else None
+        if days and len(archive.span(*days)) < len(numbers):
             yield from archive.between(*days)
         else:
-            yield from archive
-
-    def _fits(self, values: dict[int, str]) -> bool:
-        return all(_fits(tag, self.keys[tag], value) for tag, value in values.items() if self.keys.get(tag))
-
-    def answer(self, match: Match, ae_title: str, pad: str = "") -> dict[int, str | bytes]:
-        """The identifier for a match: the keys that were asked for, and what every answer has (PS3.4 C.4.1.1.3.2)."""
-        values = study_values(match.study)
-        if match.series:
-            values |= series_values(match.series)
-        if match.instance:
-            values |= instance_values(match.instance)
-        wanted = set(self.keys) | {tag for tag in UID_OF_LEVEL.values() if tag in values}
-        codec = _CODECS.get(match.study.charset, "ascii")
-        answer: dict[int, str | bytes] = {tag: values.get(tag, "").encode(codec, "replace") for tag in wanted}
-        if pad:
-            answer |= {tag: values[tag] + pad for tag in _UIDS & wanted & set(values)}
-        answer |= {dimse.QUERY_LEVEL: self.level, RETRIEVE_AE: ae_title, AVAILABILITY: "ONLINE"}
-        return answer | ({CHARSET: match.study.charset} if match.study.charset else {})
+            yield from archive.numbered(numbers)
 
 
-def study_values(study: StudyRecord) -> dict[int, str]:
-    return {
-        DATE: study.date,
-        TIME: study.time,
-        ACCESSION: study.accession,
-        MODALITIES: "\\".join(study.modalities),
-        CLASSES: "\\".join(dict.fromkeys(image.sop_class for series in study.series for image in series.instances)),
-        DESCRIPTION: study.description,
-        NAME: study.patient_name,
-        PATIENT_ID: study.patient_id,
-        BIRTH_DATE: study.birth_date,
-        SEX: study.sex,
-        dimse.STUDY_UID: study.uid,
-        STUDY_ID: str(study.number),
-        SERIES_IN_STUDY: str(len(study.series)),
-        INSTANCES_IN_STUDY: str(study.instance_count),
-    }
+def _test(tag: int, key: str) -> Callable[[str], bool]:
+    """Whether a value matches a key (PS3.4 C.2.2.2.1 to .6); one of several matches if one of its parts does.
 
-
-def series_values(series: SeriesRecord) -> dict[int, str]:
-    return {
-        MODALITY: series.modality,
-        dimse.SERIES_UID: series.uid,
-        SERIES_NUMBER: series.uid.rsplit(".", 1)[1],
-        INSTANCES_IN_SERIES: str(len(series.instances)),
-    }
-
-
-def instance_values(instance: InstanceRecord) -> dict[int, str]:
-    return {
-        dimse.SOP_UID: instance.sop,
-        SOP_CLASS: instance.sop_class,
-        INSTANCE_NUMBER: str(instance.number),
-    }
-
-
-def _fits(tag: int, key: str, value: str) -> bool:
-    """One key against one value (PS3.4 C.2.2.2.1 to .6); a value of several matches if one of its parts does."""
-    if tag in (SERIES_IN_STUDY, INSTANCES_IN_STUDY, INSTANCES_IN_SERIES) or not key.strip("*"):
-        return True
-    if tag in _RANGES:
+    Raises BadQuery.
+    """
+    if tag in (DATE, BIRTH_DATE, TIME):
         lo, dash, hi = (part.strip() for part in key.partition("-"))
-        if not value:
-            return False
-        if not dash:
-            return value.startswith(lo) if tag == TIME else value == lo
-        return value[: len(lo)] >= lo and (not hi or value[: len(hi)] <= hi)
-    keys = [part.strip("\0 ") for part in key.split("\\")]
-    values = value.split("\\")
-    if tag in _UIDS:
-        return any(part in values for part in keys)
-    flags = re.IGNORECASE if tag == NAME else 0
-    patterns = [re.escape(part).replace(r"\*", ".*").replace(r"\?", ".") for part in keys]
-    return any(re.fullmatch(pattern, part, flags) for pattern in patterns for part in values)
+        hi = hi if dash else lo
+        if tag == TIME:  # of each day by itself, never over midnight (PS3.4 C.2.2.2.5.2)
+            lo, hi = _time(lo, "0"), _time(hi or "24", "9")
+            return lambda value: bool(value) and lo <= _time(value, "0") <= hi
+        return lambda value: bool(value) and lo <= value and (not hi or value <= hi)
+    keys = frozenset(part.strip("\0 ") for part in key.split("\\"))
+    if tag in UIDS:
+        return lambda value: any(part in keys for part in value.split("\\"))
+    if tag != NAME and not any(sign in key for sign in "*?"):
+        return lambda value: value in keys or ("\\" in value and any(part in keys for part in value.split("\\")))
+    patterns = (re.escape(part).replace(r"\*", ".*").replace(r"\?", ".") for part in keys)
+    pattern = re.compile("|".join(f"(?:{one})" for one in patterns), re.IGNORECASE if tag == NAME else 0)
+    return lambda value: any(pattern.fullmatch(part) for part in value.split("\\"))
+
+
+def _time(text: str, fill: str) -> str:
+    """A time as HHMMSSFFFFFF, what is not said being `fill`; colons are taken (PS3.5 6.2, TM). Raises BadQuery."""
+    clock, _, fraction = text.replace(":", "").partition(".")
+    if not re.fullmatch(r"(?:\d{2}){0,3}", clock) or not re.fullmatch(r"\d{0,6}", fraction):
+        raise BadQuery("StudyTime is neither a time nor a range")
+    return clock.ljust(6, fill) + fraction.ljust(6, fill)

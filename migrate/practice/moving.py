@@ -11,10 +11,12 @@ from migrate.dicom import dimse
 from migrate.dicom.identifier import encode_identifier
 from migrate.dicom.negotiation import DATA, pdu
 from migrate.dicom.upper_layer import Association, ProposedContext, UpperLayerError
+from migrate.practice.encoding import Element
 from migrate.practice.faults import Conduct
 from migrate.practice.studies import Archive, InstanceRecord, StudyRecord
 
 CANNOT_SEND = 0xA702
+_INSTITUTION = 0x00080080
 
 
 def cancelled(association: Association, command: dimse.Command) -> bool:
@@ -102,7 +104,7 @@ class Move:
         ids = {(context.abstract_syntax, context.transfer_syntax): context.id for context in store.contexts.values()}
         numbers = itertools.count(1)
         for _, instance in work:
-            if not self.told and cancelled(self._association, self._message.command):
+            if not self.told and "ignore-cancel" not in self._conduct and cancelled(self._association, self._message.command):
                 return True
             context = ids.get((instance.sop_class, instance.transfer_syntax))
             status = dimse.SUCCESS
@@ -137,25 +139,26 @@ class Move:
                     broken.add(first)
         return skipped, broken
 
-    def _store(
-        self, store: Association, context: int | None, instance: InstanceRecord, number: int, broken: bool
-    ) -> int:
+    def _store(self, store: Association, context: int | None, instance: InstanceRecord, number: int, broken: bool) -> int:
         """One C-STORE; its status, or one of failure when it could not be done."""
         if context is None or not store.open:
             return dimse.SOP_CLASS_NOT_SUPPORTED
-        dataset = self._archive.dataset(instance)
-        request = dimse.encode_command(
-            {
-                dimse.COMMAND_FIELD: dimse.C_STORE,
-                dimse.MESSAGE_ID: number & 0xFFFF,
-                dimse.SOP_CLASS: instance.sop_class,
-                dimse.SOP_INSTANCE: instance.sop,
-                dimse.PRIORITY: 0,
-                dimse.DATASET_TYPE: 1,
-                dimse.ORIGINATOR: self._association.calling,
-                dimse.ORIGINATOR_ID: self._message.command.required(dimse.MESSAGE_ID),
-            }
-        )
+        more: dict[int, Element] = {}
+        if "rewrites-headers" in self._conduct:
+            more[_INSTITUTION] = ("LO", f"PRACTICE {self._conduct.tried(f'rewrite {instance.sop}')}")
+        dataset = self._archive.dataset(instance, more)
+        fields: dict[int, int | str] = {
+            dimse.COMMAND_FIELD: dimse.C_STORE,
+            dimse.MESSAGE_ID: number & 0xFFFF,
+            dimse.SOP_CLASS: instance.sop_class,
+            dimse.SOP_INSTANCE: instance.sop,
+            dimse.PRIORITY: 0,
+            dimse.DATASET_TYPE: 1,
+        }
+        if "no-move-originator" not in self._conduct:
+            fields[dimse.ORIGINATOR] = self._association.calling
+            fields[dimse.ORIGINATOR_ID] = self._message.command.required(dimse.MESSAGE_ID)
+        request = dimse.encode_command(fields)
         try:
             store.send_command(context, request)
             if broken:

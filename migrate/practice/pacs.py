@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
-from datetime import date
 from types import TracebackType
 
 from migrate.dicom import dimse
-from migrate.dicom.identifier import decode_identifier, encode_identifier
+from migrate.dicom.identifier import decode_identifier
 from migrate.dicom.upper_layer import (
+    AcceptedContext,
     AssociateRequest,
     Association,
     ProposedContext,
     Rejected,
     UpperLayerError,
 )
-from migrate.practice.faults import SILENT_CAP_ROWS, WIDEST_DAYS, Conduct
+from migrate.practice.faults import Conduct
+from migrate.practice.finding import Find
+from migrate.practice.holdings import Holdings
 from migrate.practice.matching import BadQuery, Match, Query
-from migrate.practice.moving import Move, cancelled
+from migrate.practice.moving import Move
 from migrate.practice.studies import Archive, InstanceRecord
 
 _FIND_MODELS = frozenset((dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND))
 _MOVE_MODELS = frozenset((dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE))
+_STUDY_ROOT = frozenset((dimse.STUDY_ROOT_FIND, dimse.STUDY_ROOT_MOVE))
 _MODELS = _FIND_MODELS | _MOVE_MODELS | {dimse.VERIFICATION}
 
 
@@ -34,8 +36,9 @@ class PracticePacs:
 
     `destinations` says where an AE title's C-MOVEs go: {title: (host, port)}, read anew for every C-MOVE. `port` 0
     takes a free one; afterwards `port` is the one in use. `counts` tells what it was asked and what it sent, by name
-    ("find STUDY", "move SERIES", "store", "echo" ...). Raises ValueError for an unknown fault, OSError from `start`
-    when the port is taken.
+    ("find STUDY", "move SERIES", "store", "echo" ...). `faults` are `NAME` or `NAME=VALUE`; `holdings` is what a PACS
+    that has them holds and shows. Raises ValueError for an unknown fault or a bad value, OSError from `start` when the
+    port is taken.
     """
 
     def __init__(
@@ -52,6 +55,9 @@ class PracticePacs:
         self.destinations = {} if destinations is None else destinations
         self._conduct = Conduct(faults)
         self.counts = self._conduct.counts
+        self.holdings = Holdings(archive, self._conduct)
+        self._room = threading.Condition()
+        self._inside = 0  # associations that have been taken
         self._lock = threading.RLock()
         self._listener: socket.socket | None = None
         self._threads: set[threading.Thread] = set()
@@ -137,27 +143,49 @@ class PracticePacs:
 
     # -- the accepting side
     def _admit(self, request: AssociateRequest) -> Rejected | None:
-        return None if request.called == self.ae_title else Rejected(1, 1, 7)
+        if request.called != self.ae_title:
+            return Rejected(1, 1, 7)
+        limit = self._conduct.number("association-limit")
+        with self._room:
+            # A peer that has just released finds its place free, however late that is noticed here.
+            if limit is not None and not self._room.wait_for(lambda: self._inside < limit, 0.2):
+                self._conduct.count("association rejected")
+                return Rejected(2, 3, 2)
+            self._inside += 1
+        return None
 
-    @staticmethod
-    def _choose(offer: ProposedContext) -> str | None:
-        if offer.abstract_syntax not in _MODELS:
+    def _choose(self, offer: ProposedContext) -> str | None:
+        model = offer.abstract_syntax
+        if model not in _MODELS or (model in _STUDY_ROOT and "patient-root-only" in self._conduct):
             return None
         known = (syntax for syntax in offer.transfer_syntaxes if syntax in (dimse.IMPLICIT_LE, dimse.EXPLICIT_LE))
         return next(known, None)
 
     def _serve(self, sock: socket.socket) -> None:
-        with self._lock:
-            self._sockets.add(sock)
+        taken = []
+
+        def admit(request: AssociateRequest) -> Rejected | None:
+            rejected = self._admit(request)
+            taken.append(rejected is None)
+            return rejected
+
         try:
-            association = Association.accept(sock, choose=self._choose, admit=self._admit)
-        finally:
             with self._lock:
-                self._sockets.discard(sock)
-        self._conduct.count("association")
-        with self._kept(association):
-            while (message := dimse.receive(association)) is not None:
-                self._answer(association, message)
+                self._sockets.add(sock)
+            try:
+                association = Association.accept(sock, choose=self._choose, admit=admit)
+            finally:
+                with self._lock:
+                    self._sockets.discard(sock)
+            self._conduct.count("association")
+            with self._kept(association):
+                while association.open and (message := dimse.receive(association)) is not None:
+                    self._answer(association, message)
+        finally:
+            if any(taken):
+                with self._room:
+                    self._inside -= 1
+                    self._room.notify_all()
 
     def _answer(self, association: Association, message: dimse.Message) -> None:
         command, context = message.command, association.contexts.get(message.context_id)
@@ -167,69 +195,40 @@ class PracticePacs:
             self._conduct.count("echo")
             association.send_command(context.id, dimse.response(command, dimse.SUCCESS))
         elif command.field == dimse.C_FIND and context.abstract_syntax in _FIND_MODELS:
-            self._find(association, message, context.transfer_syntax)
+            self._find(association, message, context)
         elif command.field == dimse.C_MOVE and context.abstract_syntax in _MOVE_MODELS:
-            self._move(association, message, context.transfer_syntax)
+            self._move(association, message, context)
         elif command.field != dimse.C_CANCEL:  # one that comes too late is nothing to answer
             association.send_command(context.id, dimse.response(command, dimse.UNRECOGNIZED_OPERATION))
 
-    @staticmethod
-    def _query(message: dimse.Message, syntax: str) -> Query | None:
+    def _query(self, message: dimse.Message, syntax: str, model: str) -> Query | None:
         try:
-            return Query(decode_identifier(message.dataset or b"", syntax))
+            return Query(
+                decode_identifier(message.dataset or b"", syntax),
+                patient_root=model not in _STUDY_ROOT,
+                strict="patient-root-only" in self._conduct,
+                relational="relational" in self._conduct and message.command.field == dimse.C_FIND,
+            )
         except (dimse.BadIdentifier, BadQuery):
             return None
 
-    # -- C-FIND
-    def _find(self, association: Association, message: dimse.Message, syntax: str) -> None:
-        command, query = message.command, self._query(message, syntax)
-        asked = self._conduct.count(f"find {query.level}" if query else "find refused")
-
-        def end(status: int) -> None:
-            association.send_command(message.context_id, dimse.response(command, status))
-
-        if query is None:
-            return end(dimse.IDENTIFIER_MISMATCH)
-        at_study = query.level == "STUDY"
-        try:
-            if at_study and "refuse-wide" in self._conduct and _too_wide(query):
-                return end(dimse.OUT_OF_RESOURCES)
-        except ValueError:  # no such day
-            return end(dimse.IDENTIFIER_MISMATCH)
-        if "ignore-date" in self._conduct:
-            query.keys = {tag: "" if tag == 0x00080020 else key for tag, key in query.keys.items()}
-        matches = query.matches(self.archive)
-        if at_study and "silent-cap" in self._conduct:
-            matches = itertools.islice(matches, SILENT_CAP_ROWS)
-        breaks = at_study and "abort-find" in self._conduct and asked % 3 == 0
-        pending = dimse.PENDING_WARNING if "ff01" in self._conduct else dimse.PENDING
-        row = dimse.response(command, pending, {dimse.DATASET_TYPE: 1})
-        pad = "  " if "padded-uids" in self._conduct else ""
-        try:
-            for match in matches:
-                if cancelled(association, command):
-                    return end(dimse.CANCELLED)
-                association.send_command(message.context_id, row)
-                answer = encode_identifier(query.answer(match, self.ae_title, pad), syntax)
-                association.send_dataset(message.context_id, answer)
-                if breaks:
-                    break
-        except BadQuery:
-            return end(dimse.IDENTIFIER_MISMATCH)
-        if breaks:
-            return association.abort()
-        return end(dimse.SUCCESS)
+    def _find(self, association: Association, message: dimse.Message, context: AcceptedContext) -> None:
+        syntax, pause = context.transfer_syntax, self._closing.wait
+        find = Find(self.holdings, self._conduct, self.ae_title, pause, association, message, syntax)
+        find.run(self._query(message, syntax, context.abstract_syntax))
 
     # -- C-MOVE
-    def _move(self, association: Association, message: dimse.Message, syntax: str) -> None:
-        command, query = message.command, self._query(message, syntax)
+    def _move(self, association: Association, message: dimse.Message, context: AcceptedContext) -> None:
+        command, query = message.command, self._query(message, context.transfer_syntax, context.abstract_syntax)
         self._conduct.count(f"move {query.level}" if query else "move refused")
-        move = Move(self.archive, self.ae_title, self._conduct, self._kept, association, message)
+        move = Move(self.holdings, self.ae_title, self._conduct, self._kept, association, message)
         try:
             if query is None:
                 raise BadQuery
             query.require_uids()
-            matches = list(query.matches(self.archive))
+            if query.level == "PATIENT":
+                query.level = "STUDY"
+            matches = list(query.matches(self.holdings))
         except BadQuery:
             return move.end(dimse.IDENTIFIER_MISMATCH)
         destination = self.destinations.get(command.text(dimse.MOVE_DESTINATION))
@@ -257,13 +256,3 @@ def _instances(match: Match) -> Iterator[InstanceRecord]:
     else:
         for series in (match.series,) if match.series else match.study.series:
             yield from series.instances
-
-
-def _too_wide(query: Query) -> bool:
-    if query.keys.get(dimse.STUDY_UID):
-        return False
-    days = query.day_range
-    if days is None or not all(days):
-        return True
-    first, last = (date(int(day[:4]), int(day[4:6]), int(day[6:])) for day in days)
-    return (last - first).days + 1 > WIDEST_DAYS

@@ -6,14 +6,14 @@ Nothing here is or was a person. A UID says which study, series and image it nam
 from __future__ import annotations
 
 import hashlib
-from array import array
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from migrate.practice import codestreams
+from migrate.practice.days import Days
 from migrate.practice.encoding import EXPLICIT_LE, IMPLICIT_LE, Element, encode, native_frame
 
 UID_ROOT = "2.25.91748260315564820017364528190"
@@ -23,7 +23,6 @@ JPEG_2000 = "1.2.840.10008.1.2.4.90"
 EMPTY, UNDATED = 4, 7
 """The numbers of the study without images and of the one without a date (in archives of ten studies or more)."""
 
-_FIRST_DAY, _LAST_DAY = date(1998, 1, 1), date(2026, 6, 30)
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _CLASSES = {
     "CR": _STORAGE + "1",
@@ -84,31 +83,94 @@ class SeriesRecord:
     instances: tuple[InstanceRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
 class StudyRecord:
-    """A study as an archive's database knows it; `date` is YYYYMMDD or "" (unknown), `charset` is (0008,0005)."""
+    """A study as an archive's database knows it: everything is computed when it is first asked for.
 
-    uid: str
-    date: str
-    time: str
-    modalities: tuple[str, ...]
-    accession: str
-    patient_id: str
-    patient_name: str
-    series: tuple[SeriesRecord, ...]
-    birth_date: str = ""
-    sex: str = ""
-    description: str = ""
-    charset: str = ""
-    number: int = 0
+    `date` is YYYYMMDD or "" (unknown), `charset` is (0008,0005), `shape` is (kind, number of images) of each series;
+    `claimed_series` and `claimed_images` are what the database says in answers. `known` says what differs from
+    what the archive would make.
+    """
+
+    def __init__(self, archive: Archive, number: int, **known: object) -> None:
+        self._archive, self.number = archive, number
+        self.uid = f"{archive.root}.{number}"
+        self.patient = number // 2  # two studies each
+        self._known = known
+        self.__dict__.update(known)
+
+    def but(self, **known: object) -> StudyRecord:
+        """The same study with something else said of it."""
+        return StudyRecord(self._archive, self.number, **(self._known | known))
+
+    @cached_property
+    def date(self) -> str:
+        return self._archive.day_of(self.number)
+
+    @cached_property
+    def time(self) -> str:
+        second = self._archive.dice(self.number, "second", 14 * 3600) + 6 * 3600
+        return f"{second // 3600:02}{second // 60 % 60:02}{second % 60:02}"
+
+    @cached_property
+    def shape(self) -> tuple[tuple[str, int], ...]:
+        return self._archive.shape_of(self.number)
+
+    @cached_property
+    def series(self) -> tuple[SeriesRecord, ...]:
+        return tuple(_series(self.uid, self.number, place, *one) for place, one in enumerate(self.shape, 1))
 
     @property
     def instance_count(self) -> int:
-        return sum(len(series.instances) for series in self.series)
+        return sum(count for _, count in self.shape)
+
+    @cached_property
+    def claimed_series(self) -> str:
+        return str(len(self.shape))
+
+    @cached_property
+    def claimed_images(self) -> str:
+        return str(self.instance_count)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_modality(kind) for kind, _ in self.shape))
+
+    @property
+    def accession(self) -> str:
+        return f"A{self.number:07}"
+
+    @property
+    def patient_id(self) -> str:
+        return f"P{self._archive.seed:04}{self.patient:07}"
+
+    @cached_property
+    def patient_name(self) -> str:
+        dice = self._archive.dice
+        return f"{_FAMILY[dice(self.patient, 'f', len(_FAMILY))]}^{_GIVEN[dice(self.patient, 'g', len(_GIVEN))]}"
+
+    @cached_property
+    def charset(self) -> str:
+        return "" if self.patient_name.isascii() else ("ISO_IR 100", "ISO_IR 192")[self.patient % 2]
+
+    @property
+    def description(self) -> str:
+        return f"PRACTICE {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        return _KINDS[self.number % len(_KINDS)]
+
+    @property
+    def sex(self) -> str:
+        return "F" if self.kind in ("MG", "DBT") else "FMO"[self._archive.dice(self.patient, "sex", 20) % 3]
+
+    @property
+    def birth_date(self) -> str:
+        return self._archive.birth_date(self.patient)
 
 
 class Archive:
-    """`studies` synthetic studies of a `seed`; only their dates are held, and these not before they are asked for.
+    """`studies` synthetic studies of a `seed`, none of which is held: all is arithmetic, by number, date or patient.
 
     `pixels` is the edge of native images. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
     Raises ValueError for a seed outside of 0..9999 or more than ten million studies.
@@ -118,131 +180,113 @@ class Archive:
         if not 0 <= seed <= 9999 or not 0 <= studies <= 10_000_000 or not 2 <= pixels <= 16384:
             raise ValueError("seed 0..9999, studies 0..10,000,000, pixels 2..16384")
         self.seed, self.pixels, self._count = seed, pixels, studies
-        self._root = f"{UID_ROOT}.{seed}"
-        self._days: array[int] | None = None  # sorted dates as YYYYMMDD, and the studies in the same order
-        self._order: array[int] = array("L")
-        self.study = lru_cache(512)(self._study)
+        self.root = f"{UID_ROOT}.{seed}"
+        self._days = Days(studies, seed)
+        self._plain = lru_cache(512)(lambda number: StudyRecord(self, number))
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[StudyRecord]:
-        return map(self.study, range(self._count))
+        return self.numbered(range(len(self)))
+
+    def study(self, number: int) -> StudyRecord:
+        return self._plain(number)
 
     # -- finding
+    def numbered(self, numbers: range) -> Iterator[StudyRecord]:
+        """The studies of these numbers."""
+        return map(self.study, numbers)
+
     def find(self, uid: str) -> StudyRecord | None:
         """The study that a study, series or SOP instance UID belongs to, by the UID alone."""
-        if not uid.startswith(self._root + "."):
+        parts = self._numbers(uid)
+        if not parts or parts[0] >= len(self) or len(parts) > 3:
             return None
-        parts = uid[len(self._root) + 1 :].split(".")
-        if not all(part.isascii() and part.isdigit() for part in parts) or len(parts[0]) > 8:
+        study = self.study(parts[0])
+        if len(parts) > 1 and not 1 <= parts[1] <= len(study.shape):
             return None
-        number = int(parts[0])
-        if number >= self._count:
+        if len(parts) > 2 and not 1 <= parts[2] <= study.shape[parts[1] - 1][1]:
             return None
-        study = self.study(number)
-        if len(parts) == 1:
-            return study if study.uid == uid else None
-        for series in study.series:
-            if series.uid == uid or any(instance.sop == uid for instance in series.instances):
-                return study
-        return None
+        return study if uid == ".".join([self.root, *map(str, parts)]) else None
+
+    def _numbers(self, uid: str) -> list[int]:
+        """(study, series, image) of a UID of this archive, as far as it names them; nothing for others."""
+        if not uid.startswith(self.root + "."):
+            return []
+        parts = uid[len(self.root) + 1 :].split(".")
+        return [int(part) for part in parts] if all(re.fullmatch("[0-9]{1,8}", part) for part in parts) else []
+
+    def span(self, lo: str, hi: str) -> range:
+        """The ranks by date of the studies of these days (YYYYMMDD, both included, "" for an open end)."""
+        return self._days.span(lo, hi)
+
+    def ranked(self, span: range) -> Iterator[StudyRecord]:
+        """The studies of these ranks that have a date, by date."""
+        return (study for rank in span if (study := self.study(self._days.number(rank))).date)
 
     def between(self, lo: str, hi: str) -> Iterator[StudyRecord]:
         """Studies of these days (YYYYMMDD, both included, "" for an open end) by date."""
-        if self._days is None:
-            dated = sorted((int(day), number) for number in range(self._count) if (day := self._date(number)))
-            self._order = array("L", (number for _, number in dated))
-            self._days = array("L", (day for day, _ in dated))
-        first = bisect_left(self._days, int(lo or 0))
-        last = bisect_right(self._days, int(hi or 99999999))
-        return map(self.study, self._order[first:last])
+        return self.ranked(self.span(lo, hi))
+
+    def of_patient(self, start: str, whole: bool = False) -> range:
+        """The numbers of the studies whose Patient ID begins with (or, if `whole`, is) `start`."""
+        found = _with_prefix(f"P{self.seed:04}", start, whole)
+        return range(min(found.start * 2, len(self)), min(found.stop * 2, len(self)))
+
+    def of_accession(self, start: str, whole: bool = False) -> range:
+        """The numbers of the studies whose Accession Number begins with (or, if `whole`, is) `start`."""
+        found = _with_prefix("A", start, whole)
+        return range(min(found.start, len(self)), min(found.stop, len(self)))
 
     # -- making
-    def dataset(self, instance: InstanceRecord) -> bytes:
-        """The encoded data set in the instance's own transfer syntax: the same bytes every time."""
-        study = self.find(instance.sop)
-        if study is None:
+    def dataset(self, instance: InstanceRecord, more: Mapping[int, Element] | None = None) -> bytes:
+        """The encoded data set in the instance's own transfer syntax: the same bytes every time; `more` is put in."""
+        numbers = self._numbers(instance.sop)
+        if len(numbers) != 3:
             raise KeyError("the instance is not of this archive")
-        place = int(instance.sop.split(".")[-2]) - 1
-        return self._dataset(study, study.series[place], instance)
+        study = self._plain(numbers[0])
+        return self._dataset(study, study.series[numbers[1] - 1], instance, more or {})
 
     def truth(self) -> Iterator[tuple[str, str, str, bytes]]:
         """(study, series, SOP, SHA-256 of the data set) of every instance."""
         for study in self:
             for series in study.series:
                 for instance in series.instances:
-                    digest = hashlib.sha256(self._dataset(study, series, instance)).digest()
-                    yield study.uid, series.uid, instance.sop, digest
+                    yield study.uid, series.uid, instance.sop, hashlib.sha256(self.dataset(instance)).digest()
 
-    def _dice(self, number: int, what: str, below: int) -> int:
+    def dice(self, number: int, what: str, below: int) -> int:
         key = f"{self.seed}/{number}/{what}".encode()
         return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") % below
 
-    def _date(self, number: int) -> str:
-        if number == UNDATED and self._count >= 10:
-            return ""
-        days = (_LAST_DAY - _FIRST_DAY).days + 1
-        # Archives grow: the later of two throws.
-        later = max(self._dice(number, "day", days), self._dice(number, "day again", days))
-        return (_FIRST_DAY + timedelta(later)).strftime("%Y%m%d")
+    def day_of(self, number: int) -> str:
+        return "" if number == UNDATED and self._count >= 10 else self._days.day(number)
 
-    def _study(self, number: int) -> StudyRecord:
-        patient = number // 2  # two studies each
-        first = min((self._date(of) for of in (patient * 2, patient * 2 + 1)), key=lambda day: day or "9")
-        minor = self._dice(patient, "minor", 5) == 0
-        age_days = self._dice(patient, "age", 17 * 365) if minor else 18 * 365 + self._dice(patient, "age", 75 * 365)
-        born = date(int(first[:4]), int(first[4:6]), int(first[6:])) - timedelta(age_days)
-        name = f"{_FAMILY[self._dice(patient, 'f', len(_FAMILY))]}^{_GIVEN[self._dice(patient, 'g', len(_GIVEN))]}"
-        charset = "" if name.isascii() else ("ISO_IR 100", "ISO_IR 192")[patient % 2]
-        kind = _KINDS[number % len(_KINDS)]
-        series = () if number == EMPTY and self._count >= 10 else self._series(number, kind)
-        second = self._dice(number, "second", 14 * 3600) + 6 * 3600
-        return StudyRecord(
-            uid=f"{self._root}.{number}",
-            date=self._date(number),
-            time=f"{second // 3600:02}{second // 60 % 60:02}{second % 60:02}",
-            modalities=tuple(dict.fromkeys(one.modality for one in series)),
-            accession=f"A{number:07}",
-            patient_id=f"P{self.seed:04}{patient:07}",
-            patient_name=name,
-            series=series,
-            birth_date=born.strftime("%Y%m%d"),
-            sex="FMO"[self._dice(patient, "sex", 20) % 3] if kind not in ("MG", "DBT") else "F",
-            description=f"PRACTICE {kind}",
-            charset=charset,
-            number=number,
-        )
+    def birth_date(self, patient: int) -> str:
+        pair = (patient * 2, patient * 2 + 1)
+        first = min((day for of in pair if of < self._count and (day := self.day_of(of))), default="20260101")
+        minor = self.dice(patient, "minor", 5) == 0
+        age_days = self.dice(patient, "age", 17 * 365) if minor else 18 * 365 + self.dice(patient, "age", 75 * 365)
+        return (date(int(first[:4]), int(first[4:6]), int(first[6:])) - timedelta(age_days)).strftime("%Y%m%d")
 
-    def _series(self, number: int, kind: str) -> tuple[SeriesRecord, ...]:
-        counts = {
-            "CR": (1 + self._dice(number, "n", 2),),
-            "CT": tuple(5 + self._dice(number, f"n{s}", 16) for s in range(2 + self._dice(number, "s", 2))),
-            "MR": tuple(4 + self._dice(number, f"n{s}", 9) for s in range(2 + self._dice(number, "s", 3))),
-            "US": (1 + self._dice(number, "n", 3),),
-            "MG": (2, 2),
-            "DBT": (1, 1),
-        }[kind]
+    def shape_of(self, number: int) -> tuple[tuple[str, int], ...]:
+        if number == EMPTY and self._count >= 10:
+            return ()
+        kind, dice = _KINDS[number % len(_KINDS)], self.dice
+        counts: tuple[int, ...]
+        if kind == "CT":
+            counts = tuple(5 + dice(number, f"n{s}", 16) for s in range(2 + dice(number, "s", 2)))
+        elif kind == "MR":
+            counts = tuple(4 + dice(number, f"n{s}", 9) for s in range(2 + dice(number, "s", 3)))
+        elif kind in ("CR", "US"):
+            counts = (1 + dice(number, "n", 2 if kind == "CR" else 3),)
+        else:
+            counts = (2, 2) if kind == "MG" else (1, 1)
         kinds = [(kind, count) for count in counts]
         kinds += [(extra, 1) for extra, every in (("SR", 4), ("PR", 5), ("KO", 7)) if number % every == 1]
-        return tuple(
-            SeriesRecord(
-                f"{self._root}.{number}.{place}",
-                "MG" if kind == "DBT" else kind,
-                tuple(
-                    InstanceRecord(
-                        f"{self._root}.{number}.{place}.{image}",
-                        _CLASSES[kind],
-                        _SYNTAXES[kind][(number // len(_KINDS) + place - 1) % len(_SYNTAXES[kind])],
-                        image,
-                    )
-                    for image in range(1, count + 1)
-                ),
-            )
-            for place, (kind, count) in enumerate(kinds, 1)
-        )
+        return tuple(kinds)
 
-    def _dataset(self, study: StudyRecord, series: SeriesRecord, instance: InstanceRecord) -> bytes:
+    def _dataset(self, study: StudyRecord, series: SeriesRecord, instance: InstanceRecord, more: Mapping[int, Element]) -> bytes:
         place = series.uid.rsplit(".", 1)[1]
         name = study.patient_name.encode({"ISO_IR 100": "latin-1", "ISO_IR 192": "utf-8"}.get(study.charset, "ascii"))
         elements: dict[int, Element] = {
@@ -272,6 +316,7 @@ class Archive:
         }
         if study.charset:
             elements[0x00080005] = ("CS", study.charset)
+        elements |= more
         if series.modality in ("SR", "PR", "KO"):
             return encode(elements | self._references(study, series.modality), instance.transfer_syntax)
         tomosynthesis = instance.sop_class == _CLASSES["DBT"]
@@ -310,6 +355,28 @@ class Archive:
                 ),
             ),
         }
+
+
+def _modality(kind: str) -> str:
+    return "MG" if kind == "DBT" else kind
+
+
+def _series(study: str, number: int, place: int, kind: str, count: int) -> SeriesRecord:
+    syntaxes = _SYNTAXES[kind]
+    syntax = syntaxes[(number // len(_KINDS) + place - 1) % len(syntaxes)]
+    uid = f"{study}.{place}"
+    images = (InstanceRecord(f"{uid}.{image}", _CLASSES[kind], syntax, image) for image in range(1, count + 1))
+    return SeriesRecord(uid, _modality(kind), tuple(images))
+
+
+def _with_prefix(fixed: str, start: str, whole: bool) -> range:
+    """Which seven-digit numbers, written after `fixed`, begin with (or are) `start`."""
+    digits = start[len(fixed) :]
+    if not (start.startswith(fixed) if digits or whole else fixed.startswith(start)):
+        return range(0)
+    if (digits and not re.fullmatch("[0-9]{1,7}", digits)) or (whole and len(digits) < 7):
+        return range(0)
+    return range(int(digits.ljust(7, "0")), int(digits.ljust(7, "9")) + 1)
 
 
 def _image(edge: int, frames: int, bits: int) -> dict[int, Element]:

@@ -1,0 +1,134 @@
+"""What a PACS with faults has on its shelves: the archive as its database knows it, which may change as it is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import date
+
+from migrate.practice.faults import Conduct
+from migrate.practice.studies import Archive, StudyRecord
+
+NEW_STUDIES = 3
+_NAMES = ((b"", b"\xfc\xff^\xfe"), (b"ISO IR 192", b"\x83\x8a^\x81"), (b"Not Supplied", b"\xcf\xe5\xf2^\xf0"))
+
+
+class Holdings(Archive):
+    """An archive seen through a PACS's faults; the images that are the archive's too have the archive's bytes.
+
+    Everything is as of now: `added` and `lost` are the SOP Instance UIDs, `vanished` the Study Instance UIDs, that have
+    come and gone since the start.
+    """
+
+    def __init__(self, archive: Archive, conduct: Conduct) -> None:
+        super().__init__(len(archive), archive.seed, pixels=archive.pixels)
+        self._conduct = conduct
+        self._lock = threading.Lock()
+        self._new_day = ""
+        self._grown: set[int] = set()
+        self._shrunk: set[int] = set()
+        self._gone: set[int] = set()
+        self._honest = not {"null-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing",
+                            "shrinking", "vanishing"} & set(conduct.faults)  # fmt: skip
+
+    def __len__(self) -> int:
+        return self._count + (NEW_STUDIES if self._new_day else 0)
+
+    def day_of(self, number: int) -> str:
+        return super().day_of(number) if number < self._count else self._new_day
+
+    def study(self, number: int) -> StudyRecord:
+        plain = self._plain(number)
+        if self._honest:
+            return plain
+        known: dict[str, object] = {}
+        if "null-dates" in self._conduct and number % 7 == 3:
+            known |= {"date": "", "time": ""}
+        if "null-times" in self._conduct and number % 5 == 3:
+            known["time"] = ""
+        if "empty-studies" in self._conduct and number % 9 == 8:
+            known["shape"] = ()
+        elif number in self._grown or number in self._shrunk:
+            (kind, count), *others = plain.shape
+            known["shape"] = ((kind, count + (number in self._grown) - (number in self._shrunk)), *others)
+        study = plain.but(**known) if known else plain
+        if "no-counts" in self._conduct:
+            return study.but(claimed_series="", claimed_images="")
+        if "wrong-counts" in self._conduct and number % 4 == 1:
+            by = 1 if number % 8 == 1 or not study.shape else -1
+            return study.but(claimed_series=str(len(study.shape) + by), claimed_images=str(study.instance_count + by))
+        return study
+
+    def numbered(self, numbers: range) -> Iterator[StudyRecord]:
+        return (self.study(number) for number in numbers if number not in self._gone)
+
+    def find(self, uid: str) -> StudyRecord | None:
+        study = super().find(uid)
+        return None if study is None or study.number in self._gone else study
+
+    def between(self, lo: str, hi: str) -> Iterator[StudyRecord]:
+        yield from super().between(lo, hi)
+        if self._new_day and lo <= self._new_day and (not hi or self._new_day <= hi):
+            yield from self.numbered(range(self._count, len(self)))
+
+    def ranked(self, span: range) -> Iterator[StudyRecord]:
+        return (study for study in super().ranked(span) if study.number not in self._gone)
+
+    # -- what changes
+    def asked_for_studies(self, asked: int) -> None:
+        """A STUDY query comes, the `asked`th."""
+        after = self._conduct.number("new-studies")
+        if after is not None and asked > after and not self._new_day:
+            self._new_day = date.today().strftime("%Y%m%d")
+
+    def showed_study(self, study: StudyRecord) -> None:
+        """A STUDY row has been sent."""
+        if "vanishing" in self._conduct and study.number % 8 == 6:
+            with self._lock:
+                self._gone.add(study.number)
+
+    def showed_images(self, study: StudyRecord) -> None:
+        """An IMAGE query has been answered."""
+        with self._lock:
+            if "growing" in self._conduct and study.number % 5 == 2 and study.shape:
+                self._grown.add(study.number)
+            if "shrinking" in self._conduct and study.number % 6 == 1 and study.instance_count > 1:
+                self._shrunk.add(study.number)
+
+    # -- what is known of it
+    def findable(self) -> Iterator[StudyRecord]:
+        """The studies, as they are now, of which some STUDY query that does not name their UIDs brings a sound row."""
+        return (study for study in self if self.is_findable(study))
+
+    def unfindable(self) -> Iterator[StudyRecord]:
+        """The studies, as they are now, that have images to retrieve by UID, or rows by UID, and show to no query."""
+        return (study for study in self if not self.is_findable(study))
+
+    def is_findable(self, study: StudyRecord) -> bool:
+        broken = "undecodable-row-always" in self._conduct or "truncated-row-always" in self._conduct
+        if broken and is_broken(study):
+            return False
+        return bool(study.date) or "refuse-wide" not in self._conduct
+
+    @property
+    def added(self) -> set[str]:
+        """Images that came to studies that were there."""
+        return {f"{self.root}.{number}.1.{self._plain(number).shape[0][1] + 1}" for number in self._grown - self._shrunk}
+
+    @property
+    def lost(self) -> set[str]:
+        return {f"{self.root}.{number}.1.{self._plain(number).shape[0][1]}" for number in self._shrunk - self._grown}
+
+    @property
+    def vanished(self) -> set[str]:
+        return {f"{self.root}.{number}" for number in self._gone}
+
+
+def is_broken(study: StudyRecord) -> bool:
+    """The studies whose rows are never sound, of a PACS with such a fault."""
+    return study.number % 11 == 9
+
+
+def odd_text(study: StudyRecord) -> tuple[bytes, bytes]:
+    """(the character set that is declared, a text that does not fit to it) for "odd-names"."""
+    return _NAMES[study.number % 3]
