@@ -33,7 +33,7 @@ from benchmarks.turns import (
 )
 from migrate.config import S3Settings
 from migrate.destinations import open_destination
-from migrate.model import Fixity, InstanceRef, Item
+from migrate.model import Fixity, InstanceRef, Item, object_key
 from tests.s3_server import ACCESS_KEY, ENVIRONMENT, SECRET_KEY, S3Server, rclone_serve, seaweedfs
 
 WORKERS = 8
@@ -102,8 +102,14 @@ class Bench:
 
 
 def _items(files: list[Path], study: str) -> list[tuple[Item, Path]]:
+    """The files, moved to where their keys would be below the same folder: the peers then put under the same keys."""
     found = []
-    for number, path in enumerate(files):
+    root = files[0].parent
+    for number, made in enumerate(files, 1):
+        ref = InstanceRef(study, f"{study}.1", f"{study}.1.{number}")
+        path = root / object_key(ref)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(path)
         whole, crc, size = hashlib.sha256(), 0, 0
         with path.open("rb") as file:
             while piece := file.read(1 << 20):
@@ -111,7 +117,7 @@ def _items(files: list[Path], study: str) -> list[tuple[Item, Path]]:
                 crc, size = crc64nvme(piece, crc), size + len(piece)
         # the data set's own hash is only carried along as metadata
         fixity = Fixity(size, whole.digest(), whole.digest(), crc)
-        found.append((Item(InstanceRef(study, f"{study}.1", f"{study}.1.{number}"), fixity), path))
+        found.append((Item(ref, fixity), path))
     return found
 
 
