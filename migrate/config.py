@@ -8,6 +8,7 @@ import getpass
 import hashlib
 import ipaddress
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,12 @@ class SourceSettings:
     stall_s: float = 600.0
     attempt_s: float = 21600.0
     settle_s: float = 5.0
+    modalities: tuple[str, ...] = ()  # only studies with one of these; empty: all
+
+    @property
+    def bounded(self) -> bool:
+        """Whether only a range of dates is migrated."""
+        return self.date_from is not None or self.date_to is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,10 @@ def _is_title(text: str) -> bool:
     return 0 < len(text.strip()) <= 16 and text.isascii() and text.isprintable() and "\\" not in text
 
 
+def _are_modalities(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) and re.fullmatch(r"[A-Z0-9_]{1,16}", value) for value in values)
+
+
 def _is_port(number: int) -> bool:
     return 0 < number < 65536
 
@@ -190,9 +201,7 @@ def load(path: Path) -> Config:
     config = _read(path.resolve(), data, mistakes)
     if mistakes or config is None:
         numbered = tuple(_with_line(raw.decode(), mistake) for mistake in mistakes)
-        raise ConfigError(
-            f"{path} has {len(mistakes)} mistake(s):", numbered, hint="`pacs-migrate init` shows every key."
-        )
+        raise ConfigError(f"{path} has {len(mistakes)} mistake(s):", numbered, hint="`pacs-migrate init` shows every key.")
     return dataclasses.replace(config, sha256=hashlib.sha256(raw).hexdigest())
 
 
@@ -254,6 +263,7 @@ def _source(data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
         "stall_s": float(table.take("stall_s", (int, float), 600, fits=lambda n: n > 0, must=_POSITIVE)),
         "attempt_s": float(table.take("attempt_s", (int, float), 21600, fits=lambda n: n > 0, must=_POSITIVE)),
         "settle_s": float(table.take("settle_s", (int, float), 5, fits=lambda n: n >= 0, must="0 or more")),
+        "modalities": tuple(table.take("modalities", list, [], fits=_are_modalities, must='a list of modalities, such as ["CT", "MR"]')),
     }
     table.done()
     if host is None or port is None or title is None:
@@ -296,20 +306,11 @@ def _destination(base: Path, data: dict[str, Any], mistakes: list[str]) -> tuple
         endpoint = table.take("endpoint_url", str, None, fits=lambda t: urlsplit(t).scheme in ("http", "https") and bool(urlsplit(t).hostname),
                               must="an address that begins with https://")  # fmt: skip
         allow_http = table.take("allow_http", bool, False)
-        if (
-            endpoint
-            and urlsplit(endpoint).scheme == "http"
-            and not allow_http
-            and not _is_loopback(urlsplit(endpoint).hostname or "")
-        ):
-            table.wrong(
-                "endpoint_url", "is not encrypted; use https://, or set allow_http = true if that is really meant"
-            )
+        if endpoint and urlsplit(endpoint).scheme == "http" and not allow_http and not _is_loopback(urlsplit(endpoint).hostname or ""):
+            table.wrong("endpoint_url", "is not encrypted; use https://, or set allow_http = true if that is really meant")
         options = {key: table.take(key, str) for key in ("region", "storage_class", "kms_key_id", "bucket_owner")}
         if bucket:
-            result = S3Settings(
-                bucket, prefix, endpoint_url=endpoint, workers=workers, allow_http=allow_http, **options
-            )
+            result = S3Settings(bucket, prefix, endpoint_url=endpoint, workers=workers, allow_http=allow_http, **options)
     if kind is not None:
         table.done()
     return result, workers

@@ -25,12 +25,15 @@ from migrate.model import (
     Received,
     StudyRef,
     Wanted,
+    Window,
     WindowsPlanned,
     WindowState,
 )
 from migrate.pipeline import Pipeline, Stage
 from migrate.sources import Source, open_source
 from migrate.stages import census, work
+from migrate.stages.questions import first_windows
+from migrate.stages.selection import selection
 from migrate.staging import Staging
 
 _CLOSING_SWEEPS = 3
@@ -49,6 +52,7 @@ class Migration:
         self._stack = contextlib.ExitStack()
         self.exit_code = 1
         self.progress: Callable[[list[Outcome]], None] = lambda _: None
+        self._judged = 0  # the sweep that has nothing left to ask or to say
 
     def __enter__(self) -> Migration:
         config = self.config
@@ -93,9 +97,7 @@ class Migration:
             on_commit=lambda outcomes: self.progress(outcomes),
         )
         durable = self.config.receiver.ack == "durable"
-        self._source = open_source(
-            self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable)
-        )
+        self._source = open_source(self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable))
         pipeline.start()
         with _stopping(pipeline):
             if not only_enumerate:
@@ -118,8 +120,11 @@ class Migration:
         if not any(row["state"] == WindowState.PLANNED for row in rows):
             sweep = self._new_sweep(pipeline, sweep)
         self.manifest.first_sweep = sweep
+        self.manifest.asks_again = not only_enumerate
+        until: tuple[str, str] | None = None
+        begun = datetime.datetime.now()
         for _ in range(_CLOSING_SWEEPS + 1):
-            stages = [self._enumerate_stage(sweep)]
+            stages = [self._enumerate_stage(sweep, selection(self.config.source, until))]
             if not only_enumerate:
                 stages += self._moving_stages()
             pipeline.run(stages, next_due_s=lambda: self._next_due_s(only_enumerate), cut=self._source.cut)
@@ -133,12 +138,16 @@ class Migration:
                 pipeline.drain()
                 return
             sweep = self._new_sweep(pipeline, sweep)
+            until = (f"{begun:%Y%m%d}", f"{begun:%H%M%S}")
 
     def _new_sweep(self, pipeline: Pipeline, last: int) -> int:
         today = datetime.date.today()
         source = self.config.source
-        windows = census.first_windows(source.date_from, source.date_to, today)
-        pipeline.commit_now([WindowsPlanned(last + 1, windows)])
+        planned = [WindowsPlanned(last + 1, first_windows(source.date_from, source.date_to, today))]
+        if source.bounded and self.manifest.first_sweep is None:  # names studies without a date, which no range can show
+            planned.append(WindowsPlanned(last + 1, (Window(None, None, "all"),), purpose="look"))
+        pipeline.commit_now(planned)
+        self._judged = 0
         return last + 1
 
     def _next_due_s(self, only_enumerate: bool) -> float | None:
@@ -148,18 +157,24 @@ class Migration:
         return max((due - now_ms()) / 1000, 0.0)
 
     # -- stages
-    def _enumerate_stage(self, sweep: int) -> Stage:
+    def _enumerate_stage(self, sweep: int, select: census.Select) -> Stage:
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, Any]]:
             windows = self.queue.windows_to_ask(sweep, limit + len(busy))
-            for window_id, window in windows:
-                yield window_id, ("ask", window_id, window)
-            if not windows and not busy:
-                judged = census.judge(sweep, self.queue.windows(sweep))
-                if judged:
-                    yield "judge", ("judge", judged)
+            for window_id, window, attempts in windows:
+                yield window_id, ("ask", window_id, window, attempts)
+            if windows or busy or self._judged == sweep:
+                return
+            rows = self.queue.windows(sweep)
+            if any(row["state"] == WindowState.PLANNED for row in rows):
+                return  # put off
+            judged = census.judge(census.Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
+            if judged:
+                yield "judge", ("judge", judged)
+            else:
+                self._judged = sweep
 
         def do(job: Any) -> Iterable[Outcome]:
-            return job[1] if job[0] == "judge" else census.ask(self._source, job[1], job[2])
+            return job[1] if job[0] == "judge" else census.ask(self._source, job[1], job[2], job[3], select)
 
         return Stage("enumerate", ready, do, 1)
 
@@ -169,11 +184,15 @@ class Migration:
         def to_plan(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
             return ((ref, ref) for ref in self.queue.studies_to_plan(limit + len(busy)))
 
+        def to_confirm(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
+            return ((ref, ref) for ref in self.queue.studies_to_confirm(limit + len(busy)))
+
         def to_retrieve(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[StudyRef, Wanted]]]:
             return ((ref, (ref, wanted)) for ref, wanted in self.queue.studies_to_retrieve(limit + len(busy)))
 
         return [
             Stage("plan", to_plan, lambda ref: work.plan(self._source, ref), 1),
+            Stage("confirm", to_confirm, lambda ref: work.confirm(self._source, ref), 1),
             Stage(
                 "retrieve", to_retrieve, lambda job: work.retrieve(self._source, *job), config.source.associations, ordered=True,
                 gate=lambda: not self._staging.above_high_water() and self._staging.has_room(),
@@ -228,9 +247,7 @@ class Migration:
                     continue
                 if stop.is_set():
                     raise Interrupted("Stopped; what was checked is on record.")
-                outcomes = work.verify(
-                    work.Batch(self.config.destination, tuple((item, None) for item in picked), deep)
-                )
+                outcomes = work.verify(work.Batch(self.config.destination, tuple((item, None) for item in picked), deep))
                 for outcome in outcomes:
                     if isinstance(outcome, DestinationLost) and outcome.item.receipt:
                         result["differs" if outcome.differs else "missing"].append(outcome.item.receipt.key)

@@ -67,6 +67,7 @@ class WindowState(IntEnum):
     ANSWERED = 1
     FAILED = 2
     SPLIT = 3
+    DROPPED = 4  # not asked: the PACS ignores its key
 
 
 class Proof(IntEnum):
@@ -86,6 +87,7 @@ STUDY_TRANSITIONS: frozenset[tuple[StudyState, StudyState]] = frozenset(
         (_S.FOUND, _S.PARKED),
         (_S.PLANNED, _S.RETRIEVED),
         (_S.PLANNED, _S.PARKED),
+        (_S.PLANNED, _S.EXCLUDED),
         (_S.PLANNED, _S.FOUND),  # a later sweep saw it change: it is planned anew
         (_S.RETRIEVED, _S.MIGRATED),
         (_S.RETRIEVED, _S.PARKED),
@@ -96,6 +98,7 @@ STUDY_TRANSITIONS: frozenset[tuple[StudyState, StudyState]] = frozenset(
         (_S.MIGRATED, _S.RETRIEVED),  # something unlisted came late and is to be proven, too
         (_S.PARKED, _S.FOUND),
         (_S.PARKED, _S.ACCEPTED),
+        (_S.PARKED, _S.EXCLUDED),
         (_S.ACCEPTED, _S.FOUND),  # something new that the acceptance does not cover
         (_S.EXCLUDED, _S.FOUND),
     }
@@ -173,68 +176,112 @@ class Finding:
 # ---- facts ------------------------------------------------------------------------------------------------------------
 
 
+Axis = Literal["date", "all", "patient", "accession", "modality", "list"]
+"""How a sweep walks through the PACS: by StudyDate, without a key, by PatientID or AccessionNumber prefix, by modality, by a list."""
+
+PartBy = Literal["date", "time", "modality", "patient", "accession"]
+"""The key by which a window is cut into parts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A question to the PACS by StudyDate (YYYYMMDD, both ends included); axis `all` asks without a date key."""
+    """A question to the PACS. `lo` and `hi`: StudyDate (YYYYMMDD, both included); `time_lo` and `time_hi`: StudyTime within one
+    day (PS3.4 C.2.2.2.5 matches it by itself, so that no window crosses midnight); `patient`, `accession`: prefixes."""
 
     lo: str | None
     hi: str | None
-    axis: Literal["date", "all"] = "date"
+    axis: Axis = "date"
+    time_lo: str | None = None
+    time_hi: str | None = None
+    modality: str | None = None
+    patient: str | None = None
+    accession: str | None = None
 
     def __str__(self) -> str:
-        return "without a date key" if self.axis == "all" else f"{self.lo or ''}-{self.hi or ''}"
+        """For people; prefixes of IDs are not shown, only how long they are."""
+        parts = [f"{self.lo or ''}-{self.hi or ''}"] if self.lo or self.hi else []
+        parts += [f"{self.time_lo}-{self.time_hi}"] if self.time_lo else []
+        parts += [self.modality] if self.modality else []
+        for name, prefix in (("PatientID", self.patient), ("AccessionNumber", self.accession)):
+            parts += [f"{name} by {len(prefix)} first characters"] if prefix else []
+        return ", ".join(parts) or ("a list" if self.axis == "list" else "without any key")
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFound:
-    """A STUDY row. `claimed_instances` is the PACS's own number, a claim; None where it gives none."""
+    """A STUDY row. `claimed_instances` is the PACS's own number, a claim; None where it gives none.
+
+    `outside`: its values do not fit the question, so that the PACS seems to ignore a key. `excluded`: why the selection
+    leaves it out. `later`: dated after the run's first sweep began; unless it is known already, it belongs to the next run.
+    """
 
     study: StudyRef
     date: str | None = None
     modalities: tuple[str, ...] = ()
     claimed_instances: int | None = None
     window_id: int | None = None
+    time: str | None = None
+    outside: bool = False
+    excluded: str | None = None
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class WindowsPlanned:
-    """Questions to ask; `check` marks halves that are only compared with their parent."""
+    """Questions to ask, in parts of `parent` where it is given.
+
+    `purpose`: cover; check and again are only compared with the parent; look never blocks. `replaces`: the parent is split.
+    """
 
     sweep: int
     windows: tuple[Window, ...]
     parent: int | None = None
-    check: bool = False
+    by: PartBy | None = None
+    purpose: Literal["cover", "check", "again", "look"] = "cover"
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAsked:
+    """The question goes out: what an earlier, broken answer to it showed no longer counts as this window's."""
+
+    window_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswered:
-    """The answer ended with Success and every row was decoded; `rows` and `studies` are counts."""
+    """The answer ended with Success and every row of it was decoded."""
 
     window_id: int
     rows: int
-    studies: int
-    outside: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WindowFailed:
-    """No whole answer. `split` are the smaller questions to ask instead; without them it is asked again, then blocks."""
+    """No whole answer: it is asked again later, or else blocks until it is asked in parts."""
 
     window_id: int
     error: str
     detail: str
-    split: tuple[Window, ...] = ()
     retryable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class WindowJudged:
-    """What is odd about an answered window; `blocks` if its completeness cannot be shown; `split` to ask it in parts."""
+    """What is odd about a window; `blocks` if its completeness cannot be shown."""
 
     window_id: int
     suspicion: str
     blocks: bool = False
-    split: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HabitLearned:
+    """A habit of this PACS, by a stable name; what is asked later takes it into account."""
+
+    name: str
+    value: str
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +299,13 @@ class StudyPlanned:
     study: StudyRef
     series: tuple[SeriesPlan, ...]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StudyConfirmed:
+    """The IMAGE rows of a study, asked for once more right before it closes."""
+
+    plan: StudyPlanned
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,11 +391,14 @@ class Noted:
 Outcome = (
     StudyFound
     | WindowsPlanned
+    | WindowAsked
     | WindowJudged
+    | HabitLearned
     | Noted
     | WindowAnswered
     | WindowFailed
     | StudyPlanned
+    | StudyConfirmed
     | InstanceStaged
     | RetrieveEnded
     | InstanceStored

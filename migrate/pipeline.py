@@ -24,6 +24,7 @@ from migrate.model import InstanceStaged, Outcome, Received
 log = logging.getLogger(__name__)
 
 _BATCH = 512
+_CHUNK = 200
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
 
@@ -72,7 +73,7 @@ class Pipeline:
         self._manifest, self._settle, self._final_path, self._after_commit = manifest, settle, final_path, after_commit
         self._unreachable_s, self._on_commit = unreachable_s, on_commit
         self._arrivals: queue.Queue[Any] = queue.Queue(maxsize=10_000)
-        self._facts: queue.Queue[Any] = queue.Queue(maxsize=20_000)
+        self._facts: queue.Queue[Any] = queue.Queue(maxsize=500)
         self._wake = threading.Event()
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
@@ -103,8 +104,9 @@ class Pipeline:
         self, outcomes: Iterable[Outcome], *, done: Callable[[], None] | None = None, ordered: bool = False
     ) -> None:
         """Queue facts for the commit; `done` is called once they are in."""
-        for outcome in outcomes:
-            self._put(self._arrivals if ordered else self._facts, outcome)
+        facts = list(outcomes)
+        if facts:
+            self._put(self._arrivals if ordered else self._facts, facts)
         if done is not None:
             self._put(self._arrivals if ordered else self._facts, done)
 
@@ -179,7 +181,12 @@ class Pipeline:
     def _commit_loop(self) -> None:
         while True:
             batch = self._take(self._facts)
-            facts = [entry for entry in batch if entry is not None and not callable(entry)]
+            facts: list[Outcome] = []
+            for entry in batch:
+                if isinstance(entry, list):
+                    facts += entry
+                elif entry is not None and not callable(entry):
+                    facts.append(entry)
             if facts:
                 effects = self._manifest.commit(facts)
                 self._after_commit(effects)
@@ -230,11 +237,24 @@ class Pipeline:
         for key, job in stage.ready(set(stage.busy), free):
             if key in stage.busy or started >= free:
                 continue
-            future = pool.submit(_listed, stage.work, job)
+            if stage.executor is None:
+                future = pool.submit(self._streamed, stage, job)
+            else:
+                future = pool.submit(_listed, stage.work, job)
             stage.busy[key] = future
             future.add_done_callback(lambda done, key=key: self._finished(stage, key, done))  # type: ignore[misc]
             started += 1
         return started
+
+    def _streamed(self, stage: Stage, job: Any) -> list[Outcome]:
+        """Hand on what comes while more is coming, so that a long answer is never held whole; returns the rest."""
+        held: list[Outcome] = []
+        for outcome in stage.work(job):
+            held.append(outcome)
+            if len(held) >= _CHUNK:
+                self.submit(held, ordered=stage.ordered)
+                held = []
+        return held
 
     def _finished(self, stage: Stage, key: Hashable, future: Future[Any]) -> None:
         """Called in the worker's thread: hand on the outcomes; the key stays busy until they are committed."""

@@ -21,7 +21,7 @@ from migrate.reports import status_text
 def run_migration(config: Config) -> int:
     """The whole job with progress; 0 if it is complete, else 3."""
     with Migration(config, "run") as migration, Progress() as progress:
-        migration.progress = progress
+        migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
         migration.run()
         migration.exit_code = 0 if status_of(migration.queue.connection)["complete"] else 3
         return migration.exit_code
@@ -44,16 +44,14 @@ def enumerate_(config_path: Path) -> int:
     """Sweep the PACS by C-FIND into the manifest."""
     config = load(config_path)
     with Migration(config, "enumerate") as migration, Progress() as progress:
-        migration.progress = progress
+        migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
         migration.run(only_enumerate=True)
         rows = migration.queue.windows(migration.queue.last_sweep())
         bad = [row for row in rows if row["state"] in (0, 2) or row["blocks"]]
         bad = [row for row in bad if not row["accepted_by"]]
         found = status_of(migration.queue.connection)["studies"]
         migration.exit_code = 3 if bad else 0
-        click.echo(
-            f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer."
-        )
+        click.echo(f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer.")
         return migration.exit_code
 
 
@@ -75,9 +73,7 @@ def verify(config_path: Path, as_json: bool, deep: bool, sample: str | None, see
     seed = random.SystemRandom().getrandbits(32) if seed is None else seed
     dice = random.Random(seed)
     with Migration(config, "verify", create=False) as migration:
-        result = migration.verify(
-            deep=deep, chosen=lambda _: share == 1.0 or dice.random() < share, progress=lambda _: None
-        )
+        result = migration.verify(deep=deep, chosen=lambda _: share == 1.0 or dice.random() < share, progress=lambda _: None)
         migration.manifest.log(
             "destination verified",
             f"{result['checked']} checked{' deep' if deep else ''}, {len(result['missing'])} missing, {len(result['differs'])} differ; "
@@ -87,9 +83,7 @@ def verify(config_path: Path, as_json: bool, deep: bool, sample: str | None, see
         if as_json:
             click.echo(json.dumps(result, indent=1))
         else:
-            click.echo(
-                f"{result['checked']} checked, {len(result['missing'])} missing, {len(result['differs'])} differ."
-            )
+            click.echo(f"{result['checked']} checked, {len(result['missing'])} missing, {len(result['differs'])} differ.")
             for kind in ("missing", "differs"):
                 for key in result[kind]:
                     click.echo(f"{kind}: {key}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -17,11 +18,10 @@ from migrate.model import (
     Outcome,
     StudyFound,
     StudyPlanned,
-    WindowAnswered,
 )
 
 _LINE_S = 30.0
-_STAGES = (("enumerate", "study"), ("plan", "study"), ("retrieve", "img"), ("upload", "img"), ("verify", "img"))
+_STAGES = (("enumerate", "row"), ("plan", "study"), ("retrieve", "img"), ("upload", "img"), ("verify", "img"))
 
 
 class Progress:
@@ -32,7 +32,7 @@ class Progress:
         self.total: dict[str, int | None] = dict.fromkeys(self.done, None)
         self.size_bytes = 0
         self._began = self._said = time.monotonic()
-        self._studies: set[str] = set()
+        self.known: Callable[[], int] = lambda: 0  # how many studies have been found anew
         self._bars: dict[str, Any] = {}
         if sys.stderr.isatty():
             self._bars = {name: tqdm(desc=f"{name:10}", unit=unit, position=place, leave=True, dynamic_ncols=True)
@@ -51,12 +51,8 @@ class Progress:
         """Take in a committed batch."""
         for outcome in outcomes:
             match outcome:
-                case StudyFound(study=study):
-                    if len(self._studies) < 1_000_000:
-                        self._studies.add(study.study)
-                    self.done["enumerate"] = self.total["plan"] = len(self._studies)
-                case WindowAnswered():
-                    pass
+                case StudyFound():
+                    self.done["enumerate"] += 1
                 case StudyPlanned(series=series):
                     self.done["plan"] += 1
                     more = sum(len(one.sops) for one in series)
@@ -69,6 +65,7 @@ class Progress:
                     self.done["upload"] += 1
                 case InstanceVerified():
                     self.done["verify"] += 1
+        self.total["plan"] = self.known()
         self._show()
 
     def _show(self) -> None:
@@ -86,10 +83,7 @@ class Progress:
 
     def _say(self) -> None:
         self._said = time.monotonic()
-        parts = [
-            f"{name} {self.done[name]}" + (f"/{self.total[name]}" if self.total[name] is not None else "")
-            for name in self.done
-        ]
+        parts = [f"{name} {self.done[name]}" + (f"/{self.total[name]}" if self.total[name] is not None else "") for name in self.done]
         rate = self.done["verify"] / max(self._said - self._began, 0.001)
         left = (self.total["verify"] or 0) - self.done["verify"]
         eta = f", ETA {left / rate:.0f} s" if rate and left > 0 else ""

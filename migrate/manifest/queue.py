@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from migrate.manifest.file import now_ms, open_reader
+from migrate.manifest.windows import window_of
 from migrate.model import (
     Fixity,
     InstanceRef,
@@ -44,12 +46,28 @@ class Queue:
         cursor.row_factory = sqlite3.Row
         return cursor.execute("SELECT * FROM window WHERE sweep = ? ORDER BY id", (sweep,)).fetchall()
 
-    def windows_to_ask(self, sweep: int, limit: int) -> list[tuple[int, Window]]:
-        rows = self.connection.execute(
-            "SELECT id, lo, hi, axis FROM window WHERE sweep = ? AND state = 0 AND not_before <= ? ORDER BY id LIMIT ?",
+    def windows_to_ask(self, sweep: int, limit: int) -> list[tuple[int, Window, int]]:
+        """(id, question, times asked in vain) of what is to be asked next."""
+        cursor = self.connection.cursor()
+        cursor.row_factory = sqlite3.Row
+        rows = cursor.execute(
+            "SELECT * FROM window WHERE sweep = ? AND state = 0 AND not_before <= ? ORDER BY id LIMIT ?",
             (sweep, now_ms(), limit),
         )
-        return [(row[0], Window(row[1], row[2], row[3])) for row in rows]
+        return [(row["id"], window_of(row), row["attempts"]) for row in rows]
+
+    def shown_only_by(self, these: Iterable[int], others: Iterable[int]) -> int:
+        """How many studies these windows showed, fitting their question, that the others did not."""
+        count: int = self.connection.execute(
+            "SELECT count(DISTINCT study_id) FROM sighting WHERE window_id IN (SELECT value FROM json_each(?)) AND outside = 0 "
+            "AND study_id NOT IN (SELECT study_id FROM sighting WHERE window_id IN (SELECT value FROM json_each(?)))",
+            (json.dumps(list(these)), json.dumps(list(others))),
+        ).fetchone()[0]
+        return count
+
+    def habits(self) -> dict[str, str]:
+        """What is known of the PACS's habits: values by name."""
+        return dict(self.connection.execute("SELECT name, value FROM habit"))
 
     def found_in(self, sweep: int) -> int:
         """How many studies this sweep was the first to show."""
@@ -63,6 +81,13 @@ class Queue:
         """Planned studies with what to ask for: the whole, or what an ended or failed attempt left missing."""
         return [(StudyRef(uid), self._wanted(study_id)) for study_id, uid in self._due(StudyState.PLANNED, limit)]
 
+    def studies_to_confirm(self, limit: int) -> list[StudyRef]:
+        """Studies of which everything is proven, to be asked for once more before they close."""
+        rows = self.connection.execute(
+            "SELECT uid FROM study WHERE state = 2 AND stage = 'confirm' AND not_before <= ? ORDER BY id LIMIT ?", (now_ms(), limit)
+        )
+        return [StudyRef(uid) for (uid,) in rows]
+
     def _due(self, state: StudyState, limit: int) -> list[tuple[int, str]]:
         return self.connection.execute(
             "SELECT id, uid FROM study WHERE state = ? AND not_before <= ? AND coalesce(stage, '') NOT IN ('upload', 'verify') "
@@ -71,17 +96,13 @@ class Queue:
         ).fetchall()
 
     def _wanted(self, study_id: int) -> Wanted:
-        ended, attempts = self.connection.execute(
-            "SELECT retrieve_ended, attempts FROM study WHERE id = ?", (study_id,)
-        ).fetchone()
+        ended, attempts = self.connection.execute("SELECT retrieve_ended, attempts FROM study WHERE id = ?", (study_id,)).fetchone()
         missing: dict[str, tuple[str, ...]] = {}
         begun = set()
         for series_id, uid, arrived in self.connection.execute(
             "SELECT id, uid, staged + stored + verified FROM series WHERE study_id = ? AND expected > 0", (study_id,)
         ).fetchall():
-            sops = self.connection.execute(
-                "SELECT sop_uid FROM instance WHERE series_id = ? AND state = 0", (series_id,)
-            )
+            sops = self.connection.execute("SELECT sop_uid FROM instance WHERE series_id = ? AND state = 0", (series_id,))
             missing[uid] = tuple(sop for (sop,) in sops)
             if arrived:
                 begun.add(uid)
@@ -91,7 +112,7 @@ class Queue:
         """When the earliest put-off work falls due; None where nothing waits for a time."""
         due: int | None = self.connection.execute(
             "SELECT min(due) FROM (SELECT min(not_before) AS due FROM study WHERE state IN (0, 1, 2) AND not_before > 0 "
-            "AND (state < 2 OR stage IN ('upload', 'verify')) UNION ALL SELECT min(not_before) FROM window WHERE state = 0 AND not_before > 0)"
+            "AND (state < 2 OR stage IN ('upload', 'verify', 'confirm')) UNION ALL SELECT min(not_before) FROM window WHERE state = 0 AND not_before > 0)"
         ).fetchone()[0]
         return due
 

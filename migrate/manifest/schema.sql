@@ -27,15 +27,21 @@ CREATE TABLE run(
 CREATE TABLE window(
   id INTEGER PRIMARY KEY,            -- named w<id> in reports
   sweep INTEGER NOT NULL,            -- number of the sweep that asked it
-  axis TEXT NOT NULL CHECK(axis IN ('date', 'all')), -- date: by StudyDate; all: without a date key
+  axis TEXT NOT NULL CHECK(axis IN ('date', 'all', 'patient', 'accession', 'modality', 'list')), -- date: by StudyDate; all: without a key; patient, accession: by prefixes; modality; list: UIDs or numbers of a list
   lo TEXT,                           -- first StudyDate, YYYYMMDD
   hi TEXT,                           -- last StudyDate, YYYYMMDD
-  parent INTEGER REFERENCES window,  -- the window that was split into this one
-  purpose TEXT NOT NULL DEFAULT 'cover' CHECK(purpose IN ('cover', 'check')), -- check: half of a window that is compared with its whole
-  state INTEGER NOT NULL DEFAULT 0 CHECK(state BETWEEN 0 AND 3), -- 0 planned, 1 answered, 2 failed, 3 split
+  time_lo TEXT,                      -- first StudyTime within that one day
+  time_hi TEXT,                      -- last StudyTime
+  modality TEXT,                     -- ModalitiesInStudy
+  patient TEXT,                      -- first characters of PatientID, eight at most; in no report
+  accession TEXT,                    -- first characters of AccessionNumber, eight at most; in no report
+  parent INTEGER REFERENCES window,  -- the window that this is a part of
+  part_by TEXT CHECK(part_by IN ('date', 'time', 'modality', 'patient', 'accession')), -- the key by which the parent was cut
+  purpose TEXT NOT NULL DEFAULT 'cover' CHECK(purpose IN ('cover', 'check', 'again', 'look')), -- check, again: only compared with the parent; look: never blocks
+  state INTEGER NOT NULL DEFAULT 0 CHECK(state BETWEEN 0 AND 4), -- 0 planned, 1 answered, 2 failed, 3 split, 4 dropped: the PACS ignores its key
   row_count INTEGER,                 -- rows in the answer
   study_count INTEGER,               -- different studies in it
-  outside_count INTEGER NOT NULL DEFAULT 0, -- rows outside the asked range
+  outside_count INTEGER NOT NULL DEFAULT 0, -- studies that do not fit the question
   attempts INTEGER NOT NULL DEFAULT 0, -- times asked in vain
   not_before INTEGER NOT NULL DEFAULT 0, -- time of the next try
   error TEXT,                        -- error class of the last failure
@@ -47,6 +53,23 @@ CREATE TABLE window(
   answered_at INTEGER                -- time
 ) STRICT;
 CREATE INDEX window_queue ON window(sweep, state);
+CREATE INDEX window_parts ON window(parent);
+
+-- Which window of the newest sweep showed which study; emptied when the next sweep begins.
+CREATE TABLE sighting(
+  window_id INTEGER NOT NULL REFERENCES window, -- the question
+  study_id INTEGER NOT NULL REFERENCES study, -- the study in its answer
+  outside INTEGER NOT NULL DEFAULT 0 CHECK(outside IN (0, 1)), -- 1: its values do not fit the question
+  PRIMARY KEY(window_id, study_id)
+) STRICT, WITHOUT ROWID;
+
+-- Habits of this PACS, as found by probing and sweeping.
+CREATE TABLE habit(
+  name TEXT PRIMARY KEY,             -- cap, ignores_date, ff01 ...
+  value TEXT NOT NULL,               -- what was found
+  detail TEXT NOT NULL DEFAULT '',   -- sentence about it
+  learned_at INTEGER NOT NULL        -- time
+) STRICT, WITHOUT ROWID;
 
 -- One row for each Study Instance UID that the PACS has ever shown or sent.
 CREATE TABLE study(
@@ -57,8 +80,11 @@ CREATE TABLE study(
   modalities TEXT NOT NULL DEFAULT '', -- ModalitiesInStudy, joined by backslashes
   claimed_instances INTEGER,         -- NumberOfStudyRelatedInstances: a claim
   claimed_by_series INTEGER,         -- sum of NumberOfSeriesRelatedInstances: a claim
+  time TEXT,                         -- StudyTime as the PACS gives it; NULL: none
+  axes INTEGER NOT NULL DEFAULT 0,   -- how it was ever found, added up: 1 by date, 2 without a key, 4 by PatientID, 8 by AccessionNumber, 16 by modality, 32 by a list
   listed_instances INTEGER,          -- IMAGE rows of the last answer: what counts
   retrieve_ended INTEGER NOT NULL DEFAULT 0, -- 1: an attempt at the whole study has ended, all that came is durable
+  confirmed INTEGER NOT NULL DEFAULT 0, -- 1: asked once more at IMAGE level after everything was proven
   attempts INTEGER NOT NULL DEFAULT 0, -- failed attempts in this state
   not_before INTEGER NOT NULL DEFAULT 0, -- time of the next try
   stage TEXT,                        -- the stage that failed last; 'person': only a person can decide
@@ -175,7 +201,7 @@ INSERT INTO state_name VALUES
   ('study', 0, 'found'), ('study', 1, 'planned'), ('study', 2, 'retrieved'), ('study', 3, 'migrated'),
   ('study', 4, 'excluded'), ('study', 5, 'parked'), ('study', 6, 'accepted'),
   ('instance', 0, 'expected'), ('instance', 1, 'staged'), ('instance', 2, 'stored'), ('instance', 3, 'verified'),
-  ('window', 0, 'planned'), ('window', 1, 'answered'), ('window', 2, 'failed'), ('window', 3, 'split');
+  ('window', 0, 'planned'), ('window', 1, 'answered'), ('window', 2, 'failed'), ('window', 3, 'split'), ('window', 4, 'dropped');
 
 -- The law: the only steps that a study or an instance may take.
 CREATE TABLE transition(

@@ -52,10 +52,8 @@ def settle(manifest: Manifest, study_id: int) -> None:
 
 
 def _step(manifest: Manifest, study_id: int) -> bool:
-    row: tuple[Any, ...] = manifest.one(
-        "SELECT state, retrieve_ended, uid, stage FROM study WHERE id = ?", study_id
-    )
-    state, ended, uid, stage = row
+    row: tuple[Any, ...] = manifest.one("SELECT state, retrieve_ended, uid, stage, confirmed FROM study WHERE id = ?", study_id)
+    state, ended, uid, stage, confirmed = row
     expected, under_way = manifest.one(
         "SELECT coalesce(sum(expected), 0), coalesce(sum(staged + stored), 0) FROM series WHERE study_id = ?", study_id
     )
@@ -88,6 +86,9 @@ def _step(manifest: Manifest, study_id: int) -> bool:
                 error, f"{len(open_ones)} instance(s) in {' and '.join(kinds)}: a person has to decide.", study_id,
             )  # fmt: skip
             target = _S.PARKED
+        elif manifest.asks_again and not confirmed:
+            if stage is None:
+                manifest.execute("UPDATE study SET stage = 'confirm' WHERE id = ?", study_id)
         else:
             manifest.execute(
                 "UPDATE study SET error = CASE WHEN error = 'EmptyAtSource' THEN error END, detail = NULL WHERE id = ?",

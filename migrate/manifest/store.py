@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from migrate import __version__
 from migrate.errors import DiskFailing, DiskFull, LawBroken
@@ -16,6 +18,7 @@ from migrate.manifest.file import claim_identity, now_ms, open_writer
 from migrate.model import (
     DestinationLost,
     Failed,
+    HabitLearned,
     InstanceRef,
     InstanceStaged,
     InstanceState,
@@ -27,11 +30,13 @@ from migrate.model import (
     RetrieveEnded,
     RetryPolicy,
     StagedLost,
+    StudyConfirmed,
     StudyFound,
     StudyPlanned,
     StudyRef,
     StudyState,
     WindowAnswered,
+    WindowAsked,
     WindowFailed,
     WindowJudged,
     WindowsPlanned,
@@ -60,6 +65,8 @@ class Manifest:
         claim_identity(self.connection, identity)
         self.run_id = 0
         self.first_sweep: int | None = None
+        self.asks_again = False  # whether a study closes only after a last look at IMAGE level
+        self.studies_found = 0  # new ones, since the file was opened
         self.arrived: dict[str, dict[tuple[str, str], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
         self._studies: dict[str, int] = {}
         self._series: dict[tuple[str, str], int] = {}
@@ -87,9 +94,7 @@ class Manifest:
         return self.run_id
 
     def end_run(self, exit_code: int) -> None:
-        self.connection.execute(
-            "UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", (now_ms(), exit_code, self.run_id)
-        )
+        self.connection.execute("UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", (now_ms(), exit_code, self.run_id))
 
     def set_meta(self, key: str, value: str) -> None:
         """Write down one fact about the manifest as a whole."""
@@ -114,8 +119,12 @@ class Manifest:
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             try:
-                for outcome in outcomes:
-                    self._apply(outcome)
+                for shown, group in itertools.groupby(outcomes, lambda outcome: isinstance(outcome, StudyFound)):
+                    if shown:
+                        studies.found(self, list(cast(Iterable[StudyFound], group)))
+                    else:
+                        for outcome in group:
+                            self._apply(outcome)
                 for study_id in sorted(self.touched):
                     settlement.settle(self, study_id)
             except BaseException:
@@ -147,11 +156,13 @@ class Manifest:
     def _apply(self, outcome: Outcome) -> None:
         match outcome:
             case StudyFound():
-                studies.found(self, outcome)
-            case WindowsPlanned() | WindowAnswered() | WindowFailed() | WindowJudged():
+                studies.found(self, [outcome])
+            case WindowsPlanned() | WindowAsked() | WindowAnswered() | WindowFailed() | WindowJudged() | HabitLearned():
                 windows.apply(self.connection, outcome, self.policy)
             case StudyPlanned():
                 studies.planned(self, outcome)
+            case StudyConfirmed(plan):
+                studies.confirmed(self, plan)
             case InstanceStaged(received):
                 arrivals.staged(self, received)
             case RetrieveEnded():
@@ -176,9 +187,8 @@ class Manifest:
     # -- studies
     def set_state(self, study_id: int, state: StudyState) -> None:
         """Move a study; entering FOUND or RETRIEVED starts its attempts anew."""
-        fresh = (
-            ", attempts = 0, not_before = 0, stage = NULL" if state in (StudyState.FOUND, StudyState.RETRIEVED) else ""
-        )
+        fresh = ", attempts = 0, not_before = 0, stage = NULL" if state in (StudyState.FOUND, StudyState.RETRIEVED) else ""
+        fresh += ", confirmed = 0" if state in (StudyState.FOUND, StudyState.PLANNED) else ""
         self.execute(f"UPDATE study SET state = ?, changed_at = ?{fresh} WHERE id = ?", int(state), now_ms(), study_id)
         self.touched.add(study_id)
 
@@ -189,10 +199,7 @@ class Manifest:
         table, more = ("copy", " AND dataset_sha256 = :sha") if item.copy else ("instance", "")
         if item.copy:  # a copy has fewer columns
             also = (
-                ", ".join(
-                    part for part in also.split(", ") if part.split(" ")[0] in ("version", "proof", "verified_at")
-                )
-                or "proof = proof"
+                ", ".join(part for part in also.split(", ") if part.split(" ")[0] in ("version", "proof", "verified_at")) or "proof = proof"
             )
         cursor = self.connection.execute(
             f"UPDATE {table} SET state = :new, {also} WHERE series_id = :series AND sop_uid = :sop AND state = :old{more}",
@@ -203,9 +210,7 @@ class Manifest:
         return cursor.rowcount > 0
 
     def _verified(self, item: Item, proof: int) -> None:
-        moved = self._move(
-            item, InstanceState.STORED, InstanceState.VERIFIED, "proof = :proof, verified_at = :now", proof=proof
-        )
+        moved = self._move(item, InstanceState.STORED, InstanceState.VERIFIED, "proof = :proof, verified_at = :now", proof=proof)
         if moved:
             self.effects.release.append(item)
         elif not item.copy:
@@ -261,9 +266,7 @@ class Manifest:
                 "INSERT INTO series(study_id, uid, modality) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET modality = excluded.modality "
                 "WHERE modality = '' AND excluded.modality <> ''", study_id, series, modality,
             )  # fmt: skip
-            self._remember(
-                self._series, key, self.one("SELECT id FROM series WHERE study_id = ? AND uid = ?", study_id, series)[0]
-            )
+            self._remember(self._series, key, self.one("SELECT id FROM series WHERE study_id = ? AND uid = ?", study_id, series)[0])
         return self._series[key]
 
     def name_id(self, uid: str) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from migrate.manifest.file import now_ms
 from migrate.model import Failed, RetrieveEnded, StudyFound, StudyPlanned, StudyState
@@ -12,43 +14,135 @@ if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
 
 
-def found(manifest: Manifest, row_shown: StudyFound) -> None:
-    """A STUDY row: a new study, or one whose claim changed and that is planned anew."""
-    sweep = None
-    if row_shown.window_id is not None:
-        sweep = manifest.one("SELECT sweep FROM window WHERE id = ?", row_shown.window_id)[0]
-    modalities = "\\".join(row_shown.modalities)
-    row = manifest.one("SELECT id, state, claimed_instances, seen_sweep FROM study WHERE uid = ?", row_shown.study.study)
-    if row is None:
-        now = now_ms()
-        manifest.execute(
-            "INSERT INTO study(uid, date, modalities, claimed_instances, found_sweep, seen_sweep, found_at, changed_at) VALUES (?,?,?,?,?,?,?,?)",
-            row_shown.study.study, row_shown.date, modalities, row_shown.claimed_instances, sweep, sweep, now, now,
-        )  # fmt: skip
-        return
-    study_id, state, claimed, seen = row
-    manifest.execute(
-        "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), "
-        "date = coalesce(?, date), modalities = CASE WHEN ? = '' THEN modalities ELSE ? END, claimed_instances = coalesce(?, claimed_instances) WHERE id = ?",
-        sweep or 0, sweep, row_shown.date, modalities, modalities, row_shown.claimed_instances, study_id,
+_AXIS_BITS = {"date": 1, "all": 2, "patient": 4, "accession": 8, "modality": 16, "list": 32}
+_LOOKED_UP = 500
+
+
+def found(manifest: Manifest, rows: Sequence[StudyFound]) -> None:
+    """STUDY rows, many at once: new studies, and known ones whose claim changed and that are planned anew."""
+    asked = {row.window_id for row in rows if row.window_id is not None}
+    windows = {window_id: manifest.one("SELECT sweep, axis FROM window WHERE id = ?", window_id) for window_id in asked}
+    for first in range(0, len(rows), _LOOKED_UP):
+        _found(manifest, rows[first : first + _LOOKED_UP], windows)
+
+
+def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> None:
+    uids = [row.study.study for row in rows]
+    marks = ",".join("?" * len(uids))
+    known = {
+        uid: _Known(*values)
+        for uid, *values in manifest.connection.execute(
+            f"SELECT uid, id, state, date, claimed_instances, seen_sweep, axes, error FROM study WHERE uid IN ({marks})", uids
+        )
+    }
+    now = now_ms()
+    new: dict[str, tuple[Any, ...]] = {}
+    again: list[tuple[StudyFound, int | None, int]] = []
+    for row in rows:
+        uid = row.study.study
+        sweep, axis = windows.get(row.window_id or 0) or (None, "")
+        bit = 0 if row.outside and axis != "date" else _AXIS_BITS.get(axis, 0)
+        if row.later and uid not in known and uid not in new:
+            continue
+        if uid in known or uid in new:
+            again.append((row, sweep, bit))
+        else:
+            new[uid] = (uid, row.date, row.time, "\\".join(row.modalities), row.claimed_instances, bit, sweep, sweep, now, now)
+            if row.excluded:
+                again.append((row, sweep, bit))
+    manifest.connection.executemany(
+        "INSERT INTO study(uid, date, time, modalities, claimed_instances, axes, found_sweep, seen_sweep, found_at, changed_at) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?)", new.values(),
     )  # fmt: skip
-    changed = row_shown.claimed_instances is not None and row_shown.claimed_instances != claimed
-    unclaimed = row_shown.claimed_instances is None and sweep is not None and sweep == manifest.first_sweep and seen != sweep
-    if ((changed or unclaimed) and state in (
-        StudyState.PLANNED,
-        StudyState.RETRIEVED,
-        StudyState.MIGRATED,
-        StudyState.ACCEPTED,
-    )) or (changed and state == StudyState.PARKED):
+    manifest.studies_found += len(new)
+    unchanged = []
+    for row, sweep, bit in again:
+        before = known.get(row.study.study)
+        if (
+            before is not None and before.claimed == row.claimed_instances and before.claimed is not None
+            and (row.date is None or before.date == row.date) and not row.excluded and before.state != StudyState.EXCLUDED
+        ):  # fmt: skip
+            if before.seen != sweep or not before.axes & bit:
+                unchanged.append((sweep or 0, sweep, bit, before.id))
+        else:
+            _seen_again(manifest, row, sweep, bit)
+    manifest.connection.executemany(
+        "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ? WHERE id = ?",
+        unchanged,
+    )
+    manifest.connection.executemany(
+        "INSERT INTO sighting SELECT ?, id, ? FROM study WHERE uid = ? ON CONFLICT DO UPDATE SET outside = min(outside, excluded.outside)",
+        [(row.window_id, int(row.outside), row.study.study) for row in rows if windows.get(row.window_id or 0)],
+    )
+
+
+@dataclass(slots=True)
+class _Known:
+    id: int
+    state: int
+    date: str | None
+    claimed: int | None
+    seen: int | None
+    axes: int
+    error: str | None
+
+
+def _seen_again(manifest: Manifest, row: StudyFound, sweep: int | None, bit: int) -> None:
+    """A known study: what differs is written down; a changed claim has it planned anew."""
+    known: tuple[Any, ...] = manifest.one(
+        "SELECT id, state, date, claimed_instances, seen_sweep, error FROM study WHERE uid = ?", row.study.study
+    )
+    study_id, state, date, claimed, seen, error = known
+    modalities = "\\".join(row.modalities)
+    same_sweep = sweep is not None and seen == sweep
+    claim = row.claimed_instances
+    if same_sweep and date and row.date and date != row.date:
+        manifest.log("attributes differ", f"StudyDate {date} in one row, {row.date} in another", study=row.study.study)
+    if same_sweep and claim is not None and claimed is not None and claim != claimed:
+        manifest.log("attributes differ", f"{claimed} instances claimed in one row, {claim} in another", study=row.study.study)
+        claim = max(claim, claimed)
+    manifest.execute(
+        "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ?, "
+        "date = coalesce(?, date), time = coalesce(?, time), modalities = CASE WHEN ? = '' THEN modalities ELSE ? END, "
+        "claimed_instances = coalesce(?, claimed_instances) WHERE id = ?",
+        sweep or 0, sweep, bit, date if same_sweep and date else row.date, row.time, modalities, modalities, claim, study_id,
+    )  # fmt: skip
+    if row.excluded:
+        if state in (StudyState.FOUND, StudyState.PLANNED, StudyState.PARKED):
+            exclude(manifest, study_id, _BY_SELECTION, row.excluded)
+        return
+    if state == StudyState.EXCLUDED and error == _BY_SELECTION:
         manifest.set_state(study_id, StudyState.FOUND)
+        manifest.execute("UPDATE study SET error = NULL, detail = NULL WHERE id = ?", study_id)
+        return
+    changed = claim is not None and claim != claimed
+    unclaimed = row.claimed_instances is None and sweep is not None and sweep == manifest.first_sweep and seen != sweep
+    if (
+        (changed or unclaimed)
+        and state
+        in (
+            StudyState.PLANNED,
+            StudyState.RETRIEVED,
+            StudyState.MIGRATED,
+            StudyState.ACCEPTED,
+        )
+    ) or (changed and state == StudyState.PARKED):
+        manifest.set_state(study_id, StudyState.FOUND)
+
+
+_BY_SELECTION = "OutsideSelection"
+
+
+def exclude(manifest: Manifest, study_id: int, error: str, why: str) -> None:
+    """Leave a study out, with the reason on record. Its state must be found, planned or parked."""
+    manifest.execute("UPDATE study SET error = ?, detail = ? WHERE id = ?", error, why, study_id)
+    manifest.set_state(study_id, StudyState.EXCLUDED)
 
 
 def planned(manifest: Manifest, plan: StudyPlanned) -> None:
     """All IMAGE rows: what was listed once stays on the list, an empty answer is empty only where nothing was claimed."""
     study_id = manifest.study_id(plan.study.study)
-    state, claimed, found_sweep = manifest.one(
-        "SELECT state, claimed_instances, found_sweep FROM study WHERE id = ?", study_id
-    )
+    state, claimed, found_sweep = manifest.one("SELECT state, claimed_instances, found_sweep FROM study WHERE id = ?", study_id)
     if state != StudyState.FOUND:
         return  # replayed
     listed = sum(len(series.sops) for series in plan.series)
@@ -59,16 +153,9 @@ def planned(manifest: Manifest, plan: StudyPlanned) -> None:
     open_before = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
     if listed == 0 and (claimed or open_before):
         said = f"its row claims {claimed} instances" if claimed else f"{before} instances were listed before"
-        failed(manifest,
-            Failed(plan.study, "plan", "VanishedAtSource", f"The PACS lists no image of this study, though {said}.")
-        )
+        failed(manifest, Failed(plan.study, "plan", "VanishedAtSource", f"The PACS lists no image of this study, though {said}."))
         return
-    for series in plan.series:
-        series_id = manifest.series_id(plan.study.study, series.series, series.modality)
-        manifest.connection.executemany(
-            "INSERT INTO instance(series_id, sop_uid) VALUES (?, ?) ON CONFLICT DO UPDATE SET listed = 1 WHERE listed = 0",
-            [(series_id, sop) for sop in series.sops],
-        )
+    _list(manifest, plan)
     if before > listed:
         manifest.log("study shrank", f"{before} instances were listed before, {listed} now", study=plan.study.study)
     for note in plan.notes:
@@ -81,6 +168,37 @@ def planned(manifest: Manifest, plan: StudyPlanned) -> None:
         listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(empty), study_id,
     )  # fmt: skip
     manifest.set_state(study_id, StudyState.PLANNED)
+
+
+def _list(manifest: Manifest, plan: StudyPlanned) -> None:
+    """What an answer lists is expected; what was listed once stays on the list."""
+    for series in plan.series:
+        series_id = manifest.series_id(plan.study.study, series.series, series.modality)
+        manifest.connection.executemany(
+            "INSERT INTO instance(series_id, sop_uid) VALUES (?, ?) ON CONFLICT DO UPDATE SET listed = 1 WHERE listed = 0",
+            [(series_id, sop) for sop in series.sops],
+        )
+
+
+def confirmed(manifest: Manifest, plan: StudyPlanned) -> None:
+    """The last look before a study closes: what it shows anew is expected, what it no longer shows is proven already."""
+    study_id = manifest.study_id(plan.study.study)
+    if manifest.one("SELECT state FROM study WHERE id = ?", study_id)[0] != StudyState.RETRIEVED:
+        return  # replayed, or something came in between
+    count = "SELECT count(*) FROM instance JOIN series ON series.id = series_id WHERE study_id = ? AND listed = 1"
+    before = manifest.one(count, study_id)[0]
+    _list(manifest, plan)
+    listed, after = sum(len(series.sops) for series in plan.series), manifest.one(count, study_id)[0]
+    if after > before:
+        manifest.log("study grew", f"{before} instances were listed before, {after} now", study=plan.study.study)
+    if listed < after:
+        said = f"{after} instances were listed before, {listed} now; all of them are proven" if listed else "no image is listed any more"
+        manifest.log("study shrank" if listed else "study vanished", said, study=plan.study.study)
+    manifest.execute(
+        "UPDATE study SET confirmed = ?, listed_instances = max(coalesce(listed_instances, 0), ?), stage = NULL, attempts = 0, "
+        "not_before = 0 WHERE id = ?", int(after == before), listed, study_id,
+    )  # fmt: skip
+    manifest.touched.add(study_id)
 
 
 def retrieve_ended(manifest: Manifest, ended: RetrieveEnded) -> None:

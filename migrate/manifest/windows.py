@@ -1,54 +1,48 @@
-"""The rows of a sweep: windows planned, answered whole, failed, split, judged."""
+"""The rows of a sweep: windows planned, asked, answered whole, failed, split, judged; and the habits learned from them."""
 
 from __future__ import annotations
 
 import sqlite3
 
 from migrate.manifest.file import now_ms
-from migrate.model import RetryPolicy, Window, WindowAnswered, WindowFailed, WindowJudged, WindowsPlanned, WindowState
+from migrate.model import (
+    HabitLearned,
+    RetryPolicy,
+    Window,
+    WindowAnswered,
+    WindowAsked,
+    WindowFailed,
+    WindowJudged,
+    WindowsPlanned,
+    WindowState,
+)
+
+KEYS = ("axis", "lo", "hi", "time_lo", "time_hi", "modality", "patient", "accession")
+"""The columns that say what a window asks: those of `model.Window`."""
+
+WindowFact = WindowsPlanned | WindowAsked | WindowAnswered | WindowFailed | WindowJudged | HabitLearned
+
+_SAME = " AND ".join(f"old.{key} IS window.{key}" for key in KEYS)
+_PLAN = (
+    f"INSERT INTO window(sweep, parent, part_by, purpose, {', '.join(KEYS)}) SELECT :sweep, :parent, :by, :purpose, :{', :'.join(KEYS)} "
+    f"WHERE NOT EXISTS (SELECT 1 FROM window WHERE sweep = :sweep AND parent IS :parent AND purpose IN (:purpose, 'cover') "
+    f"AND {' AND '.join(f'{key} IS :{key}' for key in KEYS)})"
+)
 
 
-def apply(
-    connection: sqlite3.Connection,
-    outcome: WindowsPlanned | WindowAnswered | WindowFailed | WindowJudged,
-    policy: RetryPolicy,
-) -> None:
+def apply(connection: sqlite3.Connection, outcome: WindowFact, policy: RetryPolicy) -> None:
     """Turn one fact about windows into rows. A window that was answered or split is never asked again in its sweep."""
     match outcome:
         case WindowsPlanned():
-            _plan(connection, outcome.sweep, outcome.windows, outcome.parent, "check" if outcome.check else "cover")
-        case WindowAnswered():
-            suspicion = None
-            if outcome.outside:
-                suspicion = f"The PACS answered with {outcome.outside} studies outside the asked dates; they are taken as found."
+            _plan(connection, outcome)
+        case WindowAsked(window_id):
             connection.execute(
-                "UPDATE window SET state = ?, row_count = ?, study_count = ?, outside_count = ?, answered_at = ?, error = NULL, "
-                "detail = NULL, suspicion = ? WHERE id = ? AND state = 0",
-                (
-                    int(WindowState.ANSWERED),
-                    outcome.rows,
-                    outcome.studies,
-                    outcome.outside,
-                    now_ms(),
-                    suspicion,
-                    outcome.window_id,
-                ),
+                "DELETE FROM sighting WHERE window_id = ?1 AND EXISTS (SELECT 1 FROM window WHERE id = ?1 AND state = 0)", (window_id,)
             )
-        case WindowFailed() if outcome.split:
-            _split(connection, outcome.window_id, outcome.split, outcome.error, outcome.detail)
+        case WindowAnswered():
+            _answered(connection, outcome)
         case WindowFailed():
-            attempts = connection.execute(
-                "SELECT attempts + 1 FROM window WHERE id = ?", (outcome.window_id,)
-            ).fetchone()[0]
-            wait_s = min(policy.first_wait_s * 2 ** (attempts - 1), policy.max_wait_s)
-            given_up = attempts >= policy.attempts or not outcome.retryable
-            connection.execute(
-                "UPDATE window SET state = ?, attempts = ?, not_before = ?, error = ?, detail = ?, blocks = ?, suspicion = ? "
-                "WHERE id = ? AND state = 0",
-                (int(WindowState.FAILED if given_up else WindowState.PLANNED), attempts, now_ms() + int(wait_s * 1000), outcome.error,
-                 outcome.detail, int(given_up), f"No whole answer: {outcome.detail}" if given_up else None, outcome.window_id),
-            )  # fmt: skip
-            _carry_acceptance(connection, outcome.window_id)
+            _failed(connection, outcome, policy)
         case WindowJudged():
             connection.execute(
                 "UPDATE window SET suspicion = :said, blocks = :blocks, accepted_by = CASE WHEN suspicion IS :said THEN accepted_by END, "
@@ -56,46 +50,65 @@ def apply(
                 {"said": outcome.suspicion, "blocks": int(outcome.blocks), "id": outcome.window_id},
             )
             _carry_acceptance(connection, outcome.window_id)
-            if outcome.split:
-                _split(connection, outcome.window_id, outcome.split, None, None)
+        case HabitLearned():
+            connection.execute(
+                "INSERT INTO habit VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value, detail = excluded.detail, "
+                "learned_at = excluded.learned_at WHERE value <> excluded.value OR detail <> excluded.detail",
+                (outcome.name, outcome.value, outcome.detail, now_ms()),
+            )
 
 
-def _plan(
-    connection: sqlite3.Connection, sweep: int, windows: tuple[Window, ...], parent: int | None, purpose: str
-) -> None:
-    connection.executemany(
-        "INSERT INTO window(sweep, axis, lo, hi, parent, purpose) SELECT :sweep, :axis, :lo, :hi, :parent, :purpose WHERE NOT EXISTS "
-        "(SELECT 1 FROM window WHERE sweep = :sweep AND axis = :axis AND lo IS :lo AND hi IS :hi AND parent IS :parent)",
-        [
-            {"sweep": sweep, "axis": window.axis, "lo": window.lo, "hi": window.hi, "parent": parent, "purpose": purpose}
-            for window in windows
-        ],
+def _plan(connection: sqlite3.Connection, planned: WindowsPlanned) -> None:
+    """Add windows; what stands already stays. Parts that were only compared become part of the cover with `replaces`."""
+    if planned.parent is None:
+        connection.execute("DELETE FROM sighting WHERE window_id IN (SELECT id FROM window WHERE sweep < ?)", (planned.sweep,))
+    if planned.replaces:
+        connection.execute("UPDATE window SET state = ?, blocks = 0 WHERE id = ? AND state <> 4", (int(WindowState.SPLIT), planned.parent))
+        connection.execute(
+            "UPDATE window SET purpose = 'cover' WHERE parent = ? AND part_by IS ? AND purpose = 'check'", (planned.parent, planned.by)
+        )
+    place = {"sweep": planned.sweep, "parent": planned.parent, "by": planned.by, "purpose": planned.purpose}
+    connection.executemany(_PLAN, [place | {key: getattr(window, key) for key in KEYS} for window in planned.windows])
+
+
+def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
+    studies, outside = connection.execute(
+        "SELECT count(*), coalesce(sum(outside), 0) FROM sighting WHERE window_id = ?", (answered.window_id,)
+    ).fetchone()
+    said = f"The PACS answered with {outside} studies that do not fit the question; they are taken as found." if outside else None
+    connection.execute(
+        "UPDATE window SET state = ?, row_count = ?, study_count = ?, outside_count = ?, answered_at = ?, error = NULL, detail = NULL, "
+        "suspicion = ? WHERE id = ? AND state = 0",
+        (int(WindowState.ANSWERED), answered.rows, studies, outside, now_ms(), said, answered.window_id),
     )
 
 
+def _failed(connection: sqlite3.Connection, failed: WindowFailed, policy: RetryPolicy) -> None:
+    row = connection.execute("SELECT attempts + 1, purpose, state FROM window WHERE id = ?", (failed.window_id,)).fetchone()
+    if row is None or row[2] != WindowState.PLANNED:
+        return
+    attempts, purpose, _ = row
+    connection.execute("DELETE FROM sighting WHERE window_id = ?", (failed.window_id,))
+    wait_s = min(policy.first_wait_s * 2 ** (attempts - 1), policy.max_wait_s)
+    given_up = attempts >= policy.attempts or not failed.retryable
+    connection.execute(
+        "UPDATE window SET state = ?, attempts = ?, not_before = ?, error = ?, detail = ?, blocks = ?, suspicion = ? WHERE id = ?",
+        (int(WindowState.FAILED if given_up else WindowState.PLANNED), attempts, now_ms() + int(wait_s * 1000), failed.error,
+         failed.detail, int(given_up and purpose == "cover"), f"No whole answer: {failed.detail}" if given_up else None, failed.window_id),
+    )  # fmt: skip
+    _carry_acceptance(connection, failed.window_id)
+
+
 def _carry_acceptance(connection: sqlite3.Connection, window_id: int) -> None:
-    """What was signed for these dates in an earlier sweep stands only while the very same trouble shows again."""
+    """What was signed for this question in an earlier sweep stands only while the very same trouble shows again."""
     connection.execute(
         "UPDATE window SET (accepted_by, accepted_reason) = (SELECT old.accepted_by, old.accepted_reason FROM window AS old "
-        "WHERE old.id < window.id AND old.axis = window.axis AND old.lo IS window.lo AND old.hi IS window.hi "
-        "AND old.state = window.state AND old.suspicion IS window.suspicion AND old.accepted_by IS NOT NULL ORDER BY old.id DESC LIMIT 1) "
-        "WHERE id = ? AND accepted_by IS NULL AND blocks = 1",
+        f"WHERE old.id < window.id AND {_SAME} AND old.state = window.state AND old.suspicion IS window.suspicion "
+        "AND old.accepted_by IS NOT NULL ORDER BY old.id DESC LIMIT 1) WHERE id = ? AND accepted_by IS NULL AND blocks = 1",
         (window_id,),
     )
 
 
-def _split(
-    connection: sqlite3.Connection, window_id: int, parts: tuple[Window, ...], error: str | None, detail: str | None
-) -> None:
-    """Replace a window by its parts; halves that were only checks become part of the cover."""
-    sweep, state = connection.execute("SELECT sweep, state FROM window WHERE id = ?", (window_id,)).fetchone()
-    if state == WindowState.SPLIT:
-        return
-    connection.execute(
-        "UPDATE window SET state = ?, error = coalesce(?, error), detail = coalesce(?, detail) WHERE id = ?",
-        (int(WindowState.SPLIT), error, detail, window_id),
-    )
-    if connection.execute("SELECT 1 FROM window WHERE parent = ?", (window_id,)).fetchone():
-        connection.execute("UPDATE window SET purpose = 'cover' WHERE parent = ?", (window_id,))
-    else:
-        _plan(connection, sweep, parts, window_id, "cover")
+def window_of(row: sqlite3.Row) -> Window:
+    """The question that a row holds."""
+    return Window(**{key: row[key] for key in KEYS})

@@ -82,7 +82,7 @@ def is_complete(connection: sqlite3.Connection) -> bool:
         return False
     questions = (
         "SELECT 1 FROM study WHERE state NOT IN (3, 4, 6)",
-        f"SELECT 1 FROM window WHERE sweep = {int(sweep)} AND accepted_by IS NULL AND (blocks = 1 OR state IN (0, 2))",
+        f"SELECT 1 FROM window WHERE sweep = {int(sweep)} AND accepted_by IS NULL AND (blocks = 1 OR state = 0)",
         "SELECT 1 FROM quarantine WHERE study_uid IS NULL AND accepted_by IS NULL",
     )
     return not any(connection.execute(f"{question} LIMIT 1").fetchone() for question in questions)

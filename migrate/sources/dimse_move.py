@@ -29,7 +29,8 @@ from migrate.model import (
 from migrate.staging import Staging
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
-_STUDY_DATE, _MODALITIES, _MODALITY = 0x00080020, 0x00080061, 0x00080060
+_STUDY_DATE, _STUDY_TIME, _MODALITIES, _MODALITY = 0x00080020, 0x00080030, 0x00080061, 0x00080060
+_PATIENT_ID, _ACCESSION = 0x00100020, 0x00080050
 _STUDY_COUNT, _SERIES_COUNT = 0x00201208, 0x00201209
 _WAITS = 0.05
 _EMPTY_SUCCESSES = 3
@@ -103,19 +104,17 @@ class DimseMove:
 
     # -- questions
     def studies(self, window: Window) -> Iterator[StudyFound]:
-        keys = {}
-        if window.axis == "date":
-            keys[_STUDY_DATE] = (
-                window.lo if window.lo == window.hi and window.lo else f"{window.lo or ''}-{window.hi or ''}"
-            )
-        wanted = (_STUDY_UID, _STUDY_DATE, _MODALITIES, _STUDY_COUNT)
+        keys, wanted = _keys(window), [_STUDY_UID, _STUDY_DATE, _STUDY_TIME, _MODALITIES, _STUDY_COUNT]
         with FindSession(self._peer) as session:
             for row in session.find("STUDY", keys, wanted):
+                date, time_ = _date(row.get(_STUDY_DATE, "")), _time(row.get(_STUDY_TIME, ""))
                 yield StudyFound(
                     StudyRef(_uid(row, _STUDY_UID)),
-                    _date(row.get(_STUDY_DATE, "")),
+                    date,
                     tuple(part for part in row.get(_MODALITIES, "").split("\\") if part),
                     _number(row.get(_STUDY_COUNT, "")),
+                    time=time_,
+                    outside=not _fits(window, row, date, time_),
                 )
 
     def instances(self, study: StudyRef) -> StudyPlanned:
@@ -168,9 +167,7 @@ class DimseMove:
             findings.append(Finding("C-ECHO", "ok", f"{self.settings.ae_title} answers.", part="source"))
             study = self._sample()
             if study is None:
-                findings.append(
-                    Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source")
-                )
+                findings.append(Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source"))
                 return findings
             findings.append(Finding("C-FIND", "ok", "The PACS shows studies and their images.", part="source"))
             findings.append(self._check_move(study))
@@ -227,10 +224,7 @@ class _Attempt:
     def missing(self) -> dict[str, tuple[str, ...]]:
         """What of the wanted has not come in this attempt."""
         arrived = self.arrived()
-        left = {
-            series: tuple(sop for sop in sops if (series, sop) not in arrived)
-            for series, sops in self._wanted.series.items()
-        }
+        left = {series: tuple(sop for sop in sops if (series, sop) not in arrived) for series, sops in self._wanted.series.items()}
         return {series: sops for series, sops in left.items() if sops}
 
     def ask_missing(self) -> None:
@@ -262,12 +256,7 @@ class _Attempt:
         """Wait for late C-STOREs until `settle_s` passes without a byte, or all that is wanted is here."""
         settle_s = self._source.settings.settle_s
         result = self._results[-1] if self._results else None
-        if (
-            result is not None
-            and result.status == 0
-            and result.completed is not None
-            and result.completed <= len(self.arrived())
-        ):
+        if result is not None and result.status == 0 and result.completed is not None and result.completed <= len(self.arrived()):
             return
         while self.missing() and not self._source._stopped.wait(_WAITS):
             if time.monotonic() - max(self._last_sign(), self._asked) >= settle_s or self._too_long():
@@ -313,6 +302,42 @@ def _uid(row: dict[int, str], tag: int) -> str:
 
 def _number(text: str) -> int | None:
     return int(text) if text.strip().isdigit() else None
+
+
+def _keys(window: Window) -> dict[int, str]:
+    """The matching keys of a question (PS3.4 C.2.2.2)."""
+    keys: dict[int, str] = {}
+    if window.lo or window.hi:
+        keys[_STUDY_DATE] = f"{window.lo}" if window.lo == window.hi else f"{window.lo or ''}-{window.hi or ''}"
+    if window.time_lo:
+        keys[_STUDY_TIME] = f"{window.time_lo}-{window.time_hi}"
+    if window.modality:
+        keys[_MODALITIES] = window.modality
+    if window.patient:
+        keys[_PATIENT_ID] = f"{window.patient}*"
+    if window.accession:
+        keys[_ACCESSION] = f"{window.accession}*"
+    return keys
+
+
+def _fits(window: Window, row: dict[int, str], date: str | None, time_: str | None) -> bool:
+    """Whether a row is what was asked for; a PACS that ignores a key shows others too."""
+    if (window.lo or window.hi) and (date is None or not (window.lo or "") <= date <= (window.hi or "99999999")):
+        return False
+    if window.time_lo and window.time_hi and (time_ is None or not window.time_lo[:6] <= time_ <= window.time_hi[:6]):
+        return False
+    if window.modality and window.modality not in (part.strip() for part in row.get(_MODALITIES, "").split("\\")):
+        return False
+    for tag, prefix in ((_PATIENT_ID, window.patient), (_ACCESSION, window.accession)):
+        if prefix and not row.get(tag, "").casefold().startswith(prefix.casefold()):
+            return False
+    return True
+
+
+def _time(text: str) -> str | None:
+    """HHMMSS, fractions cut off; hours alone and colons are taken (PS3.5 6.2, and what was allowed before)."""
+    digits = text.strip().replace(":", "").partition(".")[0]
+    return digits.ljust(6, "0")[:6] if digits.isdigit() else None
 
 
 def _date(text: str) -> str | None:

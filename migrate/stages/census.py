@@ -1,154 +1,328 @@
-"""Which windows a sweep asks, how a refused one is split, and what the finished ones prove."""
+"""One question to the PACS, and what the answered ones prove: which to ask next, and which cannot be believed."""
 
 from __future__ import annotations
 
-import datetime
+import functools
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from migrate.errors import PacsMigrateError, QueryRefused
+from migrate.manifest.windows import window_of
 from migrate.model import (
+    HabitLearned,
     Outcome,
+    PartBy,
     StudyFound,
     Window,
     WindowAnswered,
+    WindowAsked,
     WindowFailed,
     WindowJudged,
     WindowsPlanned,
     WindowState,
 )
 from migrate.sources import Source
+from migrate.stages.questions import by_date, cuts, parts
 
-_FIRST_YEAR = 1970
+Row = sqlite3.Row
+Select = Callable[[StudyFound, Window], StudyFound | None]
+"""What the selection makes of a row: the same, excluded with a reason, or None: no concern of this sweep."""
 
-
-def first_windows(date_from: str | None, date_to: str | None, today: datetime.date) -> tuple[Window, ...]:
-    """A window a year between the bounds; where both are open, all before and after, and once without a date key."""
-    last = date_to or f"{today.year + 1}1231"
-    first = date_from or f"{_FIRST_YEAR}0101"
-    windows = [] if date_from else [Window(None, f"{_FIRST_YEAR - 1}1231")]
-    for year in range(int(first[:4]), int(last[:4]) + 1):
-        windows.append(Window(max(first, f"{year}0101"), min(last, f"{year}1231")))
-    if not date_to:
-        windows.append(Window(f"{today.year + 2}0101", None))
-    if not date_from and not date_to:
-        windows.append(Window(None, None, "all"))
-    return tuple(windows)
+_NAMES: dict[PartBy, str] = {
+    "date": "date", "time": "time", "modality": "modality", "patient": "PatientID", "accession": "AccessionNumber"
+}  # fmt: skip
 
 
-def halves(window: Window) -> tuple[Window, ...]:
-    """The window in two parts that touch; none where it is a single day, or has no date."""
-    if window.axis != "date" or window.lo is None or window.hi is None:
-        if window.axis == "date" and window.hi is not None:
-            return (Window(None, "19491231"), Window("19500101", window.hi)) if window.hi > "19500101" else ()
-        return ()
-    first, last = _day(window.lo), _day(window.hi)
-    if first >= last:
-        return ()
-    middle = first + (last - first) // 2
-    return (Window(window.lo, f"{middle:%Y%m%d}"), Window(f"{middle + datetime.timedelta(1):%Y%m%d}", window.hi))
+def ask(source: Source, window_id: int, window: Window, attempts: int, select: Select) -> Iterator[Outcome]:
+    """One question: its studies as they come, then how it ended. Errors of scope run are raised.
 
-
-def _day(text: str) -> datetime.date:
-    return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:8]))
-
-
-def ask(source: Source, window_id: int, window: Window) -> Iterator[Outcome]:
-    """One question: its studies, then how it ended. Errors of scope run are raised."""
-    rows, outside = 0, set()
-    studies: set[str] = set()
-    found: list[Outcome] = []
+    What is refused is not asked again, nor what has failed twice and can be asked in smaller parts.
+    """
+    yield WindowAsked(window_id)
+    rows = 0
     try:
         for study in source.studies(window):
             rows += 1
-            studies.add(study.study.study)
-            if window.axis == "date" and not _inside(study.date, window):
-                outside.add(study.study.study)
-            found.append(StudyFound(study.study, study.date, study.modalities, study.claimed_instances, window_id))
-    except QueryRefused as error:
-        yield from found
-        yield WindowFailed(window_id, error.name, str(error), halves(window), retryable=False)
+            chosen = select(study, window)
+            if chosen is not None:
+                yield replace(chosen, window_id=window_id)
     except PacsMigrateError as error:
         if error.scope == "run":
             raise
-        yield from found
-        yield WindowFailed(window_id, error.name, str(error))
+        again = attempts == 0 or window.axis != "date" or not by_date(window)
+        yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
     else:
-        yield from found
-        yield WindowAnswered(window_id, rows, len(studies), len(outside))
+        yield WindowAnswered(window_id, rows)
 
 
-def _inside(date: str | None, window: Window) -> bool:
-    return date is not None and (window.lo or "") <= date <= (window.hi or "99999999")
+class Sweep:
+    """The windows of a sweep as they stand in the manifest, with comparisons of what they showed."""
+
+    def __init__(
+        self,
+        number: int,
+        rows: Sequence[Row],
+        habits: Mapping[str, str],
+        shown_only_by: Callable[[Iterable[int], Iterable[int]], int],
+    ) -> None:
+        self.number, self.rows, self.shown_only_by = number, rows, shown_only_by
+        self.cap = int(habits["cap"]) if "cap" in habits else None
+        self._children: dict[tuple[int, str | None], list[Row]] = {}
+        for row in rows:
+            if row["parent"] is not None and row["purpose"] != "again":
+                self._children.setdefault((row["parent"], row["part_by"]), []).append(row)
+        self.dated = [row for row in rows if row["axis"] == "date" and row["state"] == WindowState.ANSWERED]
+        outside = sum(row["outside_count"] for row in self.dated)
+        self.ignores_date = outside > sum(row["study_count"] for row in self.dated) - outside
+        self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
+
+    @functools.cached_property
+    def trusts_keyless(self) -> bool:
+        """The question without a key was answered whole, and shows everything that any question by date has shown."""
+        row = self.keyless
+        if row is None or row["state"] != WindowState.ANSWERED or self.capped(row) or self.ignores_date:
+            return False
+        return not self.shown_only_by(_ids(self.dated), [row["id"], *_ids(self.again(row))])
+
+    def capped(self, row: Row) -> bool:
+        return self.cap is not None and row["row_count"] is not None and row["row_count"] >= self.cap
+
+    def again(self, row: Row) -> list[Row]:
+        """The same question, asked once more after its parts."""
+        return [each for each in self.rows if each["parent"] == row["id"] and each["purpose"] == "again"]
+
+    def family(self, row: Row, by: PartBy) -> list[Row]:
+        return self._children.get((row["id"], by), [])
+
+    def leaves(self, row: Row, by: PartBy) -> list[Row]:
+        """The parts of a window by that key which were not cut further."""
+        found: list[Row] = []
+        for part in self.family(row, by):
+            found += self.leaves(part, by) if part["state"] == WindowState.SPLIT else [part]
+        return found
+
+    def ignores(self, row: Row, by: PartBy) -> bool:
+        """Whether the PACS showed studies that do not fit a part: the key does not count for it."""
+        return any(part["outside_count"] for part in self.leaves(row, by))
+
+    def whole(self, row: Row, by: PartBy) -> bool:
+        """Every part was answered whole, below the cap, with nothing that does not fit."""
+        leaves = self.leaves(row, by)
+        return bool(leaves) and all(
+            part["state"] == WindowState.ANSWERED and not self.capped(part) and not part["outside_count"] for part in leaves
+        )
+
+    def roots(self) -> list[Row]:
+        """The windows by date that cover the sweep: answered, or failed for good, and not cut by date any further."""
+        return [
+            row for row in self.rows
+            if row["axis"] == "date" and row["purpose"] == "cover" and row["part_by"] in (None, "date")
+            and row["state"] in (WindowState.ANSWERED, WindowState.FAILED)
+        ]  # fmt: skip
 
 
-def judge(sweep: int, rows: Sequence[sqlite3.Row]) -> list[Outcome]:
-    """What to ask next once every window so far is answered: the largest window is checked against its halves.
+def judge(sweep: Sweep) -> list[Outcome]:
+    """What to ask next once every window so far is answered, and what to say of those that are; nothing at the end.
 
-    If the halves hold more, the PACS caps its answers at what the whole showed: every window with that count or more
-    is split. What cannot be split blocks. Nothing comes back when the sweep has nothing left to prove.
+    Trust is earned from the top: where the largest answer holds what its parts hold, a cap would have to lie above it. Where
+    the parts hold more, the PACS caps its answers at what the whole showed, and every window with so many rows is cut.
     """
-    if any(row["state"] == WindowState.PLANNED for row in rows):
+    if any(row["state"] == WindowState.PLANNED for row in sweep.rows):
         return []
-    by_parent: dict[int, list[sqlite3.Row]] = {}
-    for row in rows:
-        if row["parent"] is not None:
-            by_parent.setdefault(row["parent"], []).append(row)
-    answered = [row for row in rows if row["state"] == WindowState.ANSWERED]
-    caps = [row["row_count"] for row in rows if row["suspicion"] and "caps its answers" in row["suspicion"]]
-    for row in answered:
-        parts = by_parent.get(row["id"], [])
-        if parts and row["suspicion"] is None and all(part["state"] == WindowState.ANSWERED for part in parts):
-            held = sum(part["study_count"] - part["outside_count"] for part in parts)
-            if held > row["study_count"] - row["outside_count"]:
-                said = f"The PACS caps its answers: {row['row_count']} rows for the whole, {held} for its halves."
-                return [WindowJudged(row["id"], said, split=halves(_window(row)))]
-    cover = [row for row in answered if row["purpose"] == "cover"]
-    doubts = _doubt_undated(cover, caps)
-    if doubts:
-        return doubts
-    if caps:
-        capped = [row for row in cover if row["row_count"] >= min(caps) and not row["blocks"]]
-        judged: list[Outcome] = []
-        for row in capped:
-            parts_of = (
-                () if row["outside_count"] else halves(_window(row))
-            )  # a PACS that ignores dates cannot be split by them
-            said = f"The PACS caps its answers at {min(caps)} rows; this window shows {row['row_count']}"
-            if parts_of:
-                judged.append(WindowJudged(row["id"], f"{said} and is asked in parts.", split=parts_of))
-            else:
-                judged.append(WindowJudged(row["id"], f"{said} and cannot be split further.", blocks=True))
-        return judged
-    dated = [row for row in answered if row["axis"] == "date" and row["study_count"] > 1 and row["outside_count"] == 0]
-    if not dated or any(row["purpose"] == "check" for row in rows):
-        return []
-    largest = max(dated, key=lambda row: row["row_count"])
-    parts_of = halves(_window(largest))
-    if not parts_of:
-        return []
-    return [WindowsPlanned(sweep, parts_of, parent=largest["id"], check=True)]
-
-
-def _doubt_undated(cover: Sequence[sqlite3.Row], caps: Sequence[int]) -> list[Outcome]:
-    """The question without a date key must show at least what the dated ones showed, or nobody knows what it hides."""
-    undated = [row for row in cover if row["axis"] == "all" and not row["blocks"]]
-    dated = sum(row["study_count"] - row["outside_count"] for row in cover if row["axis"] == "date")
-    for row in undated:
-        if row["study_count"] < dated:
-            said = f"The PACS caps its answers: {row['row_count']} rows without a date key, {dated} studies by date"
-            return [WindowJudged(row["id"], f"{said}; studies without a date may hide.", blocks=True)]
-        if caps and row["row_count"] >= min(caps):
-            return [
-                WindowJudged(
-                    row["id"], f"The PACS caps its answers at {min(caps)} rows; studies without a date may hide.", True
-                )
-            ]
-        if any(one["outside_count"] for one in cover):
-            said = "The PACS ignores the date key, so that no narrower question can show whether it caps its answers."
-            return [WindowJudged(row["id"], said, blocks=True)]
+    for step in (
+        _cut_failed, _compare_with_keyless, _compare_with_parts, _cut_capped, _keyless_by_other_axes, _open_ends
+    ):  # fmt: skip
+        if outcomes := step(sweep):
+            return outcomes
     return []
 
 
-def _window(row: sqlite3.Row) -> Window:
-    return Window(row["lo"], row["hi"], row["axis"])
+def _said(row: Row, suspicion: str, blocks: bool) -> list[Outcome]:
+    """The judgement, unless it stands already."""
+    if row["suspicion"] == suspicion and bool(row["blocks"]) == blocks:
+        return []
+    return [WindowJudged(row["id"], suspicion, blocks)]
+
+
+def _ids(rows: Iterable[Row]) -> list[int]:
+    return [row["id"] for row in rows]
+
+
+def _cut_failed(sweep: Sweep) -> list[Outcome]:
+    """What was refused or failed is asked in smaller parts; while no date at all was answered, of one window only."""
+    failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED]
+    smaller = [row for row in failed if by_date(window_of(row))]
+    if not sweep.dated:
+        if len(smaller) < len(failed) and any(row["lo"] and row["lo"] == row["hi"] for row in failed):
+            return []  # not even a single day is answered
+        smaller = [row for row in smaller if row["lo"]][-1:]
+    return [WindowsPlanned(sweep.number, by_date(window_of(row)), row["id"], "date", replaces=True) for row in smaller]
+
+
+def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
+    """The largest answer of all is that without a key; what it lacks of the others it was capped of, or has come since."""
+    row = sweep.keyless
+    if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.ignores_date or sweep.trusts_keyless:
+        return []
+    again = sweep.again(row)
+    if not again:
+        return [WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again")]
+    if row["row_count"] < max((each["row_count"] for each in sweep.dated), default=0):
+        return []  # no cap: it is not answered in earnest
+    return _learned_cap(row, again, "without a key, and questions by date show more")
+
+
+def _learned_cap(row: Row, again: Sequence[Row], why: str) -> list[Outcome]:
+    cap = min([row["row_count"], *(each["row_count"] for each in again if each["row_count"] is not None)])
+    return [HabitLearned("cap", str(cap), f"The PACS caps its answers: {cap} rows for a question {why}.")]
+
+
+def _compare_with_parts(sweep: Sweep) -> list[Outcome]:
+    """Where no question without a key can be believed, the largest answer is compared with its parts."""
+    if sweep.trusts_keyless:
+        return []
+    if sweep.ignores_date and sweep.keyless is not None:
+        return []  # it is cut by other keys below, which compares it
+    tops = [row for row in sweep.roots() if row["state"] == WindowState.ANSWERED and not sweep.capped(row)]
+    top = max(tops, key=lambda row: row["row_count"], default=None)
+    if top is None or top["row_count"] < 2:
+        return []
+    tried: list[int] = []
+    for by in cuts(window_of(top), ignores_date=sweep.ignores_date):
+        leaves = sweep.leaves(top, by)
+        if not leaves:
+            smaller = parts(window_of(top), by)
+            planned: list[Outcome] = [WindowsPlanned(sweep.number, smaller, top["id"], by, "check")]
+            if not sweep.again(top):
+                planned.append(WindowsPlanned(sweep.number, (window_of(top),), top["id"], purpose="again"))
+            return planned
+        if sweep.ignores(top, by) or any(part["state"] != WindowState.ANSWERED for part in leaves):
+            continue
+        whole = [top["id"], *_ids(sweep.again(top))]
+        tried += _ids(leaves)
+        if sweep.shown_only_by(_ids(leaves), whole):
+            why = f"for which its parts by {_NAMES[by]} show more"
+            return [
+                *_learned_cap(top, sweep.again(top), why),
+                WindowsPlanned(sweep.number, (), top["id"], by, replaces=by == "date"),
+            ]
+        less = sweep.shown_only_by([top["id"]], _ids(leaves))
+        if by == "date" or not less:
+            return (
+                _said(top, f"{less} of its studies are not in its parts by {_NAMES[by]}; they are taken as found.", False) if less else []
+            )
+    if tried and not sweep.shown_only_by([top["id"]], tried):
+        return []  # no key shows all of it, but together they do, and nothing beyond it
+    return _said(top, "Nothing narrower shows whether the PACS caps its answers; studies may hide behind its largest one.", True)
+
+
+def _cut_capped(sweep: Sweep) -> list[Outcome]:
+    """Windows with as many rows as the cap are cut by date; single days, and what failed for good, by other keys."""
+    outcomes: list[Outcome] = []
+    roots = sweep.roots()
+    if sweep.ignores_date:  # they are all the same question: one will do, and none where there is one without a key
+        roots = [] if sweep.keyless is not None else sorted(roots, key=lambda row: row["row_count"] or 0)[-1:]
+    for row in roots:
+        failed = row["state"] == WindowState.FAILED
+        if not failed and not sweep.capped(row):
+            continue
+        window = window_of(row)
+        keys = cuts(window, ignores_date=sweep.ignores_date)
+        if "date" in keys:
+            if not failed:
+                outcomes.append(WindowsPlanned(sweep.number, by_date(window), row["id"], "date", replaces=True))
+        elif keys:
+            outcomes += _by_other_keys(sweep, row, keys, "The answer may be capped" if not failed else "No whole answer")
+        elif not failed:
+            outcomes += _said(row, f"The PACS caps its answers at {sweep.cap} rows, and this window cannot be cut.", True)
+    return outcomes
+
+
+def _by_other_keys(sweep: Sweep, row: Row, keys: Sequence[PartBy], trouble: str) -> list[Outcome]:
+    """Cut by one key after the other, until two ways were whole and the last shows again all that is known of the window.
+
+    Studies that lack a value under one key are shown by another; those without any value nobody can see.
+    """
+    known, wholes = [row["id"]], list[PartBy]()
+    for by in keys:
+        more = _cut_family(sweep, row, by)
+        if more:
+            return more
+        leaves = _ids(sweep.leaves(row, by))
+        known += leaves
+        if sweep.whole(row, by):
+            wholes.append(by)
+            if len(wholes) > 1 and not sweep.shown_only_by(known, leaves):
+                ways = " and ".join(_NAMES[way] for way in wholes)
+                return _said(row, f"{trouble}; asked in parts by {ways}, which show the same.", False)
+    return _said(row, f"{trouble}, and no other key shows all of it; studies may hide.", True)
+
+
+def _cut_family(sweep: Sweep, row: Row, by: PartBy) -> list[Outcome]:
+    """The next questions by one key; none where it has been asked to the end, or the PACS ignores it."""
+    family = sweep.family(row, by)
+    window = window_of(row)
+    if not family or len(family) == 1:
+        smaller = parts(window, by) if row["axis"] != "all" else parts(replace(window, axis=by), by)  # type: ignore[arg-type]
+        if not family:  # one part first: whoever ignores the key answers it with everything
+            return [WindowsPlanned(sweep.number, smaller[:1], row["id"], by)] if smaller else []
+        if family[0]["outside_count"] or family[0]["state"] == WindowState.FAILED:
+            return []
+        return [WindowsPlanned(sweep.number, smaller, row["id"], by)] if len(smaller) > 1 else []
+    if sweep.ignores(row, by):
+        return []
+    outcomes: list[Outcome] = []
+    for part in sweep.leaves(row, by):
+        siblings = [each for each in sweep.rows if each["parent"] == part["parent"] and each["part_by"] == by]
+        refused = part["state"] == WindowState.FAILED and any(each["state"] == WindowState.ANSWERED for each in siblings)
+        if refused or sweep.capped(part):
+            smaller = parts(window_of(part), by)
+            if smaller:
+                outcomes.append(WindowsPlanned(sweep.number, smaller, part["id"], by, replaces=True))
+    return outcomes
+
+
+def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
+    """Studies without a date are shown by no date: where the question without a key is not to be believed, other keys are tried.
+
+    A key is believed if its parts show again everything that the dates have shown.
+    """
+    row = sweep.keyless
+    if row is None or sweep.trusts_keyless:
+        return []
+    answered = row["state"] == WindowState.ANSWERED
+    trouble = "The question without a key is not answered whole"
+    if answered and sweep.capped(row):
+        trouble = f"The PACS caps its answers at {sweep.cap} rows"
+    elif answered and sweep.ignores_date:
+        trouble = "The PACS ignores the date key"
+    elif answered:
+        trouble = "The question without a key shows less than those by date"
+    reference, seen = [*_ids(sweep.dated), row["id"]], list[int]()
+    for by in cuts(window_of(row)):
+        more = _cut_family(sweep, row, by)
+        if more:
+            return more
+        leaves = _ids(sweep.leaves(row, by))
+        if sweep.whole(row, by):
+            if answered and not sweep.capped(row) and sweep.ignores_date and sweep.shown_only_by(leaves, reference):
+                return _learned_cap(row, (), f"without a key, and questions by {_NAMES[by]} show more")
+            seen += leaves
+            if not sweep.shown_only_by(reference, leaves):
+                return _said(row, f"{trouble}; asked by {_NAMES[by]} instead, which shows again all that was found by date.", False)
+    if seen and not sweep.shown_only_by(reference, seen):
+        return _said(row, f"{trouble}; asked by other keys instead, which together show again all that was found by date.", False)
+    return _said(row, f"{trouble}, and no other key shows all that was found by date; studies without a date may hide.", True)
+
+
+def _open_ends(sweep: Sweep) -> list[Outcome]:
+    """Refused windows without a first or last day hold nothing that a trusted question without a date would not show."""
+    keyless = sweep.keyless
+    if keyless is None or (keyless["blocks"] and not sweep.trusts_keyless) or keyless["state"] == WindowState.PLANNED:
+        return []
+    outcomes: list[Outcome] = []
+    for row in sweep.roots():
+        if row["state"] == WindowState.FAILED and (row["lo"] is None or row["hi"] is None):
+            outcomes += _said(row, f"No whole answer: {row['detail']} Questions without a date cover it.", False)
+    return outcomes

@@ -17,6 +17,7 @@ from migrate.model import (
     Item,
     Outcome,
     StagedLost,
+    StudyConfirmed,
     StudyRef,
     Wanted,
 )
@@ -40,6 +41,16 @@ def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
         if error.scope == "run":
             raise
         yield Failed(study, "plan", error.name, str(error))
+
+
+def confirm(source: Source, study: StudyRef) -> Iterator[Outcome]:
+    """The last look at a study before it closes."""
+    try:
+        yield StudyConfirmed(source.instances(study))
+    except PacsMigrateError as error:
+        if error.scope == "run":
+            raise
+        yield Failed(study, "confirm", error.name, str(error))
 
 
 def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcome]:

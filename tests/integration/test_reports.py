@@ -55,7 +55,7 @@ def swept(manifest: Manifest, *studies: str, claimed: int | None = None) -> int:
     manifest.commit([WindowsPlanned(sweep, (Window("20200101", "20201231"),))])
     window = manifest.one("SELECT max(id) FROM window")[0]
     found = [StudyFound(StudyRef(uid), "20200505", ("CT",), claimed, window) for uid in studies]
-    manifest.commit([*found, WindowAnswered(window, len(studies), len(studies))])
+    manifest.commit([*found, WindowAnswered(window, len(studies))])
     manifest.set_meta("closed_sweep", str(sweep))
     return window
 
@@ -239,7 +239,7 @@ def test_an_older_sweep_no_longer_blocks_and_a_newer_one_must_close(manifest: Ma
     manifest.commit([WindowsPlanned(3, (Window("20200101", "20201231"),))])
     assert read(manifest)["complete"] is False
     assert "not been answered" in verdict(written(manifest, tmp_path / "a"))
-    manifest.commit([WindowAnswered(manifest.one("SELECT max(id) FROM window")[0], 0, 0)])
+    manifest.commit([WindowAnswered(manifest.one("SELECT max(id) FROM window")[0], 0)])
     assert read(manifest)["complete"] is False
     assert "sweep" in verdict(written(manifest, tmp_path / "b"))
 

@@ -218,7 +218,7 @@ def test_a_windows_acceptance_is_not_carried_to_other_trouble(manifest: Manifest
     """A later sweep over the same dates is complete only if the signed trouble, and no other, shows again."""
     window = Window("20200101", "20200101")
     manifest.commit([WindowsPlanned(1, (window,))])
-    manifest.commit([WindowAnswered(1, 500, 500), WindowJudged(1, "caps at 500 rows", True)])
+    manifest.commit([WindowAnswered(1, 500), WindowJudged(1, "caps at 500 rows", True)])
     decisions.accept_window(manifest, "w1", "checked by hand", "j.doe")
     manifest.set_meta("closed_sweep", "1")
     assert is_complete(manifest.connection)
@@ -227,7 +227,7 @@ def test_a_windows_acceptance_is_not_carried_to_other_trouble(manifest: Manifest
     if answer == "failed":
         manifest.commit([WindowFailed(2, "QueryFailed", "broke off", retryable=False)])
     elif answer == "worse":
-        manifest.commit([WindowAnswered(2, 200, 200), WindowJudged(2, "caps at 200 rows", True)])
+        manifest.commit([WindowAnswered(2, 200), WindowJudged(2, "caps at 200 rows", True)])
     assert not is_complete(manifest.connection)
 
 
@@ -236,7 +236,7 @@ def test_a_windows_acceptance_lasts_for_the_same_trouble(manifest: Manifest) -> 
     window = Window("20200101", "20200101")
     for sweep in (1, 2):
         manifest.commit([WindowsPlanned(sweep, (window,))])
-        manifest.commit([WindowAnswered(sweep, 500, 500), WindowJudged(sweep, "caps at 500 rows", True)])
+        manifest.commit([WindowAnswered(sweep, 500), WindowJudged(sweep, "caps at 500 rows", True)])
         if sweep == 1:
             decisions.accept_window(manifest, "w1", "checked by hand", "j.doe")
     manifest.set_meta("closed_sweep", "2")
