@@ -84,17 +84,17 @@ def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
 
 
 def _failed(connection: sqlite3.Connection, failed: WindowFailed, policy: RetryPolicy) -> None:
-    row = connection.execute("SELECT attempts + 1, purpose, state FROM window WHERE id = ?", (failed.window_id,)).fetchone()
+    row = connection.execute("SELECT attempts + 1, purpose = 'cover' AND coalesce(part_by, 'date') = 'date', state FROM window WHERE id = ?", (failed.window_id,)).fetchone()
     if row is None or row[2] != WindowState.PLANNED:
         return
-    attempts, purpose, _ = row
+    attempts, may_block, _ = row  # a part by another key is judged with its root
     connection.execute("DELETE FROM sighting WHERE window_id = ?", (failed.window_id,))
     wait_s = min(policy.first_wait_s * 2 ** (attempts - 1), policy.max_wait_s)
     given_up = attempts >= policy.attempts or not failed.retryable
     connection.execute(
         "UPDATE window SET state = ?, attempts = ?, not_before = ?, error = ?, detail = ?, blocks = ?, suspicion = ? WHERE id = ?",
         (int(WindowState.FAILED if given_up else WindowState.PLANNED), attempts, now_ms() + int(wait_s * 1000), failed.error,
-         failed.detail, int(given_up and purpose == "cover"), f"No whole answer: {failed.detail}" if given_up else None, failed.window_id),
+         failed.detail, int(given_up and may_block), f"No whole answer: {failed.detail}" if given_up else None, failed.window_id),
     )  # fmt: skip
     _carry_acceptance(connection, failed.window_id)
 

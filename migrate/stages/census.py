@@ -78,12 +78,40 @@ class Sweep:
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
 
     @functools.cached_property
-    def trusts_keyless(self) -> bool:
-        """The question without a key was answered whole, and shows everything that any question by date has shown."""
+    def keyless_shows_all(self) -> bool:
+        """The question without a key was answered, and shows everything that any question by date has shown."""
         row = self.keyless
         if row is None or row["state"] != WindowState.ANSWERED or self.capped(row) or self.ignores_date:
             return False
         return not self.shown_only_by(_ids(self.dated), [row["id"], *_ids(self.again(row))])
+
+    @functools.cached_property
+    def top(self) -> Row | None:
+        """The largest answer by date that must be proven; None where the one without a key is larger than all of them."""
+        dated = [row for row in self.roots() if row["state"] == WindowState.ANSWERED and not self.capped(row)]
+        top = max(dated, key=lambda row: row["row_count"], default=None)
+        if top is not None and self.keyless_shows_all and self.keyless is not None and top["row_count"] < self.keyless["row_count"]:
+            return None
+        return top
+
+    @functools.cached_property
+    def proof(self) -> list[Outcome] | None:
+        """What `_prove` says of the top."""
+        return [] if self.top is None else _prove(self, self.top)
+
+    @property
+    def trusts_keyless(self) -> bool:
+        return self.keyless_shows_all and self.proof == []
+
+    def believes(self, part: Row, root: Row) -> bool:
+        """A part was answered with fewer rows than any cap may lie at."""
+        if part["state"] != WindowState.ANSWERED or self.capped(part):
+            return False
+        if self.cap is not None or part["row_count"] < 2:
+            return True
+        if root["state"] == WindowState.ANSWERED and part["row_count"] < root["row_count"]:
+            return True
+        return self.proof == [] and part["row_count"] <= max((row["row_count"] for row in self.dated), default=1)
 
     def capped(self, row: Row) -> bool:
         return self.cap is not None and row["row_count"] is not None and row["row_count"] >= self.cap
@@ -107,11 +135,9 @@ class Sweep:
         return any(part["outside_count"] for part in self.leaves(row, by))
 
     def whole(self, row: Row, by: PartBy) -> bool:
-        """Every part was answered whole, below the cap, with nothing that does not fit."""
+        """Every part was answered whole, with nothing that does not fit, and none can be capped."""
         leaves = self.leaves(row, by)
-        return bool(leaves) and all(
-            part["state"] == WindowState.ANSWERED and not self.capped(part) and not part["outside_count"] for part in leaves
-        )
+        return bool(leaves) and all(self.believes(part, row) and not part["outside_count"] for part in leaves)
 
     def roots(self) -> list[Row]:
         """The windows by date that cover the sweep: answered, or failed for good, and not cut by date any further."""
@@ -131,7 +157,7 @@ def judge(sweep: Sweep) -> list[Outcome]:
     if any(row["state"] == WindowState.PLANNED for row in sweep.rows):
         return []
     for step in (
-        _cut_failed, _compare_with_keyless, _compare_with_parts, _cut_capped, _keyless_by_other_axes, _open_ends
+        _cut_failed, _compare_with_keyless, _prove_top, _cut_capped, _keyless_by_other_axes, _open_ends
     ):  # fmt: skip
         if outcomes := step(sweep):
             return outcomes
@@ -163,7 +189,7 @@ def _cut_failed(sweep: Sweep) -> list[Outcome]:
 def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
     """The largest answer of all is that without a key; what it lacks of the others it was capped of, or has come since."""
     row = sweep.keyless
-    if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.ignores_date or sweep.trusts_keyless:
+    if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.ignores_date or sweep.keyless_shows_all:
         return []
     again = sweep.again(row)
     if not again:
@@ -178,43 +204,51 @@ def _learned_cap(row: Row, again: Sequence[Row], why: str) -> list[Outcome]:
     return [HabitLearned("cap", str(cap), f"The PACS caps its answers: {cap} rows for a question {why}.")]
 
 
-def _compare_with_parts(sweep: Sweep) -> list[Outcome]:
-    """Where no question without a key can be believed, the largest answer is compared with its parts."""
-    if sweep.trusts_keyless:
-        return []
-    if sweep.ignores_date and sweep.keyless is not None:
+def _prove_top(sweep: Sweep) -> list[Outcome]:
+    """The largest answer by date is compared with its parts, where no larger one without a key has shown it to be whole."""
+    if sweep.ignores_date and sweep.keyless is not None and sweep.keyless["state"] == WindowState.ANSWERED:
         return []  # it is cut by other keys below, which compares it
-    tops = [row for row in sweep.roots() if row["state"] == WindowState.ANSWERED and not sweep.capped(row)]
-    top = max(tops, key=lambda row: row["row_count"], default=None)
-    if top is None or top["row_count"] < 2:
+    if sweep.proof is None:
+        assert sweep.top is not None
+        return _said(sweep.top, "Nothing narrower shows whether the PACS caps its answers; studies may hide behind its largest one.", True)
+    return sweep.proof
+
+
+def _prove(sweep: Sweep, row: Row) -> list[Outcome] | None:
+    """What to ask or to learn next to show that this answer is not capped; [] if that is shown, None if it cannot be.
+
+    Its parts hold the same, and each is smaller, or is itself proven: a part with as many rows may be capped as well.
+    """
+    if row["row_count"] < 2:
         return []
     tried: list[int] = []
-    for by in cuts(window_of(top), ignores_date=sweep.ignores_date):
-        leaves = sweep.leaves(top, by)
+    proven = True
+    for by in cuts(window_of(row), ignores_date=sweep.ignores_date):
+        leaves = sweep.leaves(row, by)
+        again = sweep.again(row)
         if not leaves:
-            smaller = parts(window_of(top), by)
-            planned: list[Outcome] = [WindowsPlanned(sweep.number, smaller, top["id"], by, "check")]
-            if not sweep.again(top):
-                planned.append(WindowsPlanned(sweep.number, (window_of(top),), top["id"], purpose="again"))
+            smaller = parts(window_of(row), by)
+            if not smaller:
+                continue
+            planned: list[Outcome] = [WindowsPlanned(sweep.number, smaller, row["id"], by, "check")]
+            if not again:
+                planned.append(WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again"))
             return planned
-        if sweep.ignores(top, by) or any(part["state"] != WindowState.ANSWERED for part in leaves):
+        if sweep.ignores(row, by) or any(part["state"] != WindowState.ANSWERED for part in leaves):
             continue
-        whole = [top["id"], *_ids(sweep.again(top))]
+        if sweep.shown_only_by(_ids(leaves), [row["id"], *_ids(again)]):
+            return _learned_cap(row, again, f"for which its parts by {_NAMES[by]} show more")
+        for part in leaves:
+            if part["row_count"] >= row["row_count"]:
+                further = _prove(sweep, part)
+                if further:
+                    return further
+                proven = proven and further is not None
         tried += _ids(leaves)
-        if sweep.shown_only_by(_ids(leaves), whole):
-            why = f"for which its parts by {_NAMES[by]} show more"
-            return [
-                *_learned_cap(top, sweep.again(top), why),
-                WindowsPlanned(sweep.number, (), top["id"], by, replaces=by == "date"),
-            ]
-        less = sweep.shown_only_by([top["id"]], _ids(leaves))
-        if by == "date" or not less:
-            return (
-                _said(top, f"{less} of its studies are not in its parts by {_NAMES[by]}; they are taken as found.", False) if less else []
-            )
-    if tried and not sweep.shown_only_by([top["id"]], tried):
-        return []  # no key shows all of it, but together they do, and nothing beyond it
-    return _said(top, "Nothing narrower shows whether the PACS caps its answers; studies may hide behind its largest one.", True)
+        if proven and (by == "date" or not sweep.shown_only_by([row["id"]], _ids(leaves))):
+            return []
+    # no key shows all of it, but together they may, and nothing beyond it
+    return [] if proven and tried and not sweep.shown_only_by([row["id"]], tried) else None
 
 
 def _cut_capped(sweep: Sweep) -> list[Outcome]:
@@ -276,7 +310,7 @@ def _cut_family(sweep: Sweep, row: Row, by: PartBy) -> list[Outcome]:
     for part in sweep.leaves(row, by):
         siblings = [each for each in sweep.rows if each["parent"] == part["parent"] and each["part_by"] == by]
         refused = part["state"] == WindowState.FAILED and any(each["state"] == WindowState.ANSWERED for each in siblings)
-        if refused or sweep.capped(part):
+        if refused or (part["state"] == WindowState.ANSWERED and not sweep.believes(part, row)):
             smaller = parts(window_of(part), by)
             if smaller:
                 outcomes.append(WindowsPlanned(sweep.number, smaller, part["id"], by, replaces=True))
