@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,13 +64,17 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+SEAWEEDFS_PORTS = 10
+
+
 @contextmanager
-def seaweedfs(folder: Path) -> Iterator[S3Server]:
+def seaweedfs(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     """SeaweedFS in one process, its data under `folder`; yields when it stores and answers.
 
-    All ports are chosen here: it would derive some from others, and parallel runs would clash.
+    All ports are chosen here: it would derive some from others, and parallel runs would clash. The same folder and
+    `ports` (SEAWEEDFS_PORTS of them) again are the same store again.
     """
-    ports = free_ports(10)
+    ports = ports or free_ports(SEAWEEDFS_PORTS)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     identity = {
         "name": "test",
