@@ -39,7 +39,7 @@ FAULTS: dict[str, str] = {
     "new-studies": "gets three new studies, dated today, with the STUDY query after QUERIES of them",
     # How answers come.
     "ff01": "says FF01 instead of FF00 with every row",
-    "slow-answers": "waits SECONDS before each row",
+    "slow-answers": "waits SECONDS before each row and each image",
     "ignore-cancel": "ignores C-CANCEL",
     "abort-find": "aborts the association after the first row of every Nth STUDY query",
     "release-find": "releases the association after the first row of every Nth STUDY query, without a final answer",

@@ -163,6 +163,8 @@ class Find:
             out += self._data(row)
             if at_study:
                 self.holdings.showed_study(match.study)
+            if shown_images and shown_images.number != match.study.number:
+                self.holdings.showed_images(shown_images)
             shown_images = match.study if match.instance else None
         if at_study and breaks:
             self._break_off(breaks[0], b"", b"")

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from datetime import date
 
 from migrate.practice.faults import Conduct
-from migrate.practice.studies import Archive, StudyRecord
+from migrate.practice.records import StudyRecord
+from migrate.practice.studies import Archive
 
 NEW_STUDIES = 3
 _NAMES = ((b"", b"\xfc\xff^\xfe"), (b"ISO IR 192", b"\x83\x8a^\x81"), (b"Not Supplied", b"\xcf\xe5\xf2^\xf0"))

@@ -8,7 +8,8 @@ from datetime import date
 from typing import NamedTuple
 
 from migrate.dicom import dimse
-from migrate.practice.studies import Archive, InstanceRecord, SeriesRecord, StudyRecord
+from migrate.practice.records import InstanceRecord, SeriesRecord, StudyRecord
+from migrate.practice.studies import Archive
 
 CHARSET, DATE, TIME, ACCESSION, RETRIEVE_AE = 0x00080005, 0x00080020, 0x00080030, 0x00080050, 0x00080054
 SOP_CLASS, AVAILABILITY, MODALITY, MODALITIES, CLASSES = 0x00080016, 0x00080056, 0x00080060, 0x00080061, 0x00080062
@@ -41,6 +42,7 @@ _OF_PATIENT: dict[int, Value] = {
     PATIENT_ID: lambda match: match.study.patient_id,
     BIRTH_DATE: lambda match: match.study.birth_date,
     SEX: lambda match: match.study.sex,
+    STUDIES_OF_PATIENT: lambda match: str(match.study.studies_of_patient),
 }
 _OF_STUDY: dict[int, Value] = {
     DATE: lambda match: match.study.date,

@@ -13,7 +13,8 @@ from migrate.dicom.negotiation import DATA, pdu
 from migrate.dicom.upper_layer import Association, ProposedContext, UpperLayerError
 from migrate.practice.encoding import Element
 from migrate.practice.faults import Conduct
-from migrate.practice.studies import Archive, InstanceRecord, StudyRecord
+from migrate.practice.records import InstanceRecord, StudyRecord
+from migrate.practice.studies import Archive
 
 CANNOT_SEND = 0xA702
 _INSTITUTION = 0x00080080
@@ -39,10 +40,11 @@ class Move:
         ae_title: str,
         conduct: Conduct,
         kept: Callable[[Association], AbstractContextManager[Association]],
+        pause: Callable[[float], object],
         association: Association,
         message: dimse.Message,
     ) -> None:
-        self._archive, self._ae_title, self._conduct, self._kept = archive, ae_title, conduct, kept
+        self._archive, self._ae_title, self._conduct, self._kept, self._pause = archive, ae_title, conduct, kept, pause
         self._association, self._message = association, message
         self.remaining = self.completed = self.failed = self.warned = 0
         self.told = False  # the final answer is out already
@@ -103,7 +105,10 @@ class Move:
         skipped, broken = self._planned_faults(work)
         ids = {(context.abstract_syntax, context.transfer_syntax): context.id for context in store.contexts.values()}
         numbers = itertools.count(1)
+        slow_s = self._conduct.seconds("slow-answers")
         for _, instance in work:
+            if slow_s:
+                self._pause(slow_s)
             if not self.told and "ignore-cancel" not in self._conduct and cancelled(self._association, self._message.command):
                 return True
             context = ids.get((instance.sop_class, instance.transfer_syntax))

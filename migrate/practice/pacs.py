@@ -23,7 +23,8 @@ from migrate.practice.finding import Find
 from migrate.practice.holdings import Holdings
 from migrate.practice.matching import BadQuery, Match, Query
 from migrate.practice.moving import Move
-from migrate.practice.studies import Archive, InstanceRecord
+from migrate.practice.records import InstanceRecord
+from migrate.practice.studies import Archive
 
 _FIND_MODELS = frozenset((dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND))
 _MOVE_MODELS = frozenset((dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE))
@@ -221,7 +222,7 @@ class PracticePacs:
     def _move(self, association: Association, message: dimse.Message, context: AcceptedContext) -> None:
         command, query = message.command, self._query(message, context.transfer_syntax, context.abstract_syntax)
         self._conduct.count(f"move {query.level}" if query else "move refused")
-        move = Move(self.holdings, self.ae_title, self._conduct, self._kept, association, message)
+        move = Move(self.holdings, self.ae_title, self._conduct, self._kept, self._closing.wait, association, message)
         try:
             if query is None:
                 raise BadQuery

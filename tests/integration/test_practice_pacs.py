@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import itertools
 import re
 import socket
 import struct
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import pydicom
 import pytest
 
-from migrate.dicom.part10 import read_header
-from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
-from migrate.practice.studies import Archive, StudyRecord
 from tests.dicom_peers import HOST, PeerServer, run, storescp
-
-ARCHIVE = Archive(20)
-STUDIES = list(ARCHIVE)
-TRUTH = {sop: sha256 for _, _, sop, sha256 in ARCHIVE.truth()}
-TITLE = "PRACTICE"
+from tests.practice_scu import ARCHIVE, STUDIES, TITLE, find, modalities, move, moved, sops
 
 
 @pytest.fixture(scope="module")
@@ -40,66 +28,6 @@ def honest(receiver: PeerServer) -> Iterator[PracticePacs]:
         yield pacs
 
 
-_numbers = itertools.count()
-
-
-def find(
-    pacs: PracticePacs, folder: Path, level: str, *keys: str, model: str = "-S", options: tuple[str, ...] = ()
-) -> tuple[list[pydicom.Dataset], str]:
-    """(the rows that DCMTK's findscu got, what it said)."""
-    rows = folder / f"rows{next(_numbers)}"
-    rows.mkdir()
-    arguments = [part for key in (f"QueryRetrieveLevel={level}", *keys) for part in ("-k", key)]
-    command = ["findscu", "-v", model, "-X", "-od", rows, *options, "-aec", TITLE, *arguments, HOST, pacs.port]
-    done = run(*(str(part) for part in command), ok=False)
-    answers = [pydicom.dcmread(path, force=True) for path in sorted(rows.glob("rsp*.dcm"))]
-    return answers, done.stdout + done.stderr
-
-
-@dataclass
-class Moved:
-    """What came of a movescu: what it said, and the SOP UIDs that storescp has got meanwhile."""
-
-    said: str
-    got: set[str] = field(default_factory=set)
-
-
-def move(
-    pacs: PracticePacs, receiver: PeerServer, level: str, *keys: str, to: str = "DEST", options: tuple[str, ...] = ()
-) -> Moved:
-    for path in receiver.folder.iterdir():
-        path.unlink()
-    arguments = [part for key in (f"QueryRetrieveLevel={level}", *keys) for part in ("-k", key)]
-    command = ["movescu", "-d", "-S", *options, "-aec", TITLE, "-aem", to, *arguments, HOST, str(pacs.port)]
-    done = run(*command, ok=False)
-    pacs.drain()
-    return Moved(done.stdout + done.stderr, arrived(receiver))
-
-
-def arrived(receiver: PeerServer) -> set[str]:
-    """SOP UIDs of the files at the receiver, each checked to hold exactly the archive's bytes."""
-    found = set()
-    for path in receiver.folder.iterdir():
-        data = path.read_bytes()
-        _, sop, _, offset = read_header(data)
-        assert TRUTH[sop] == hashlib.sha256(data[offset:]).digest()
-        found.add(sop)
-    return found
-
-
-def sops(study: StudyRecord) -> set[str]:
-    return {image.sop for series in study.series for image in series.instances}
-
-
-def moved(pacs: PracticePacs, receiver: PeerServer, study: StudyRecord, **more: str) -> Moved:
-    return move(pacs, receiver, "STUDY", f"StudyInstanceUID={study.uid}", **more)
-
-
-def modalities(row: pydicom.Dataset) -> tuple[str, ...]:
-    value = row.ModalitiesInStudy or ()
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
 # -- honest
 def test_echo_and_titles(honest: PracticePacs) -> None:
     """C-ECHO is answered under our title, and another title is refused for good."""
@@ -110,9 +38,7 @@ def test_echo_and_titles(honest: PracticePacs) -> None:
 
 @pytest.mark.parametrize("model", ["-S", "-P"])
 @pytest.mark.parametrize("syntax", ["-xe", "-xi"])
-def test_every_study_is_listed_with_honest_numbers(
-    honest: PracticePacs, tmp_path: Path, model: str, syntax: str
-) -> None:
+def test_every_study_is_listed_with_honest_numbers(honest: PracticePacs, tmp_path: Path, model: str, syntax: str) -> None:
     """Both models, both little-endian syntaxes: a universal query lists all studies with honest counts."""
     wanted = ("StudyInstanceUID", "StudyDate", "ModalitiesInStudy", "NumberOfStudyRelatedInstances", "PatientName")
     rows, _ = find(honest, tmp_path, "STUDY", *wanted, model=model, options=(syntax,))
@@ -136,6 +62,15 @@ def test_every_study_is_listed_with_honest_numbers(
         ("StudyDate=20150101-", lambda s: s.date >= "20150101"),
         (f"StudyDate={STUDIES[1].date}", lambda s: s.date == STUDIES[1].date),
         ("StudyTime=080000-115959", lambda s: "080000" <= s.time <= "115959"),
+        ("StudyTime=08-1159", lambda s: "080000" <= s.time <= "115959"),
+        ("StudyTime=-115959.999", lambda s: s.time <= "115959"),
+        ("StudyTime=12:00-", lambda s: s.time >= "120000"),
+        ("StudyTime=09", lambda s: s.time[:2] == "09"),
+        ("StudyTime=180000-100000", lambda s: False),
+        ("ModalitiesInStudy=C?", lambda s: {"CR", "CT"} & set(s.modalities)),
+        ("PatientID=P000100000*", lambda s: True),
+        ("PatientID=P0001000000[1-3]", lambda s: False),
+        ("AccessionNumber=A*1", lambda s: s.accession.endswith("1")),
         ("PatientID=P00010000003", lambda s: s.patient_id == "P00010000003"),
         ("PatientID=*3", lambda s: s.patient_id.endswith("3")),
         ("AccessionNumber=A000000?", lambda s: s.accession[:-1] == "A000000"),
@@ -150,6 +85,37 @@ def test_matching(honest: PracticePacs, tmp_path: Path, key: str, fits) -> None:
     keys = [key] if key.startswith("StudyInstanceUID") else [key, "StudyInstanceUID"]
     rows, said = find(honest, tmp_path, "STUDY", *keys)
     assert {study.uid for study in STUDIES if fits(study)} == {row.StudyInstanceUID for row in rows}
+    assert "Success" in said
+
+
+def test_dates_and_times_are_matched_apart(honest: PracticePacs, tmp_path: Path) -> None:
+    """Ranges of StudyDate and StudyTime are no range of moments (PS3.4 C.2.2.2.5): each must hold by itself."""
+    rows, _ = find(honest, tmp_path, "STUDY", "StudyDate=20050101-20221231", "StudyTime=090000-130000", "StudyInstanceUID")
+    expected = {s.uid for s in STUDIES if "20050101" <= s.date <= "20221231" and "090000" <= s.time <= "130000"}
+    assert expected == {row.StudyInstanceUID for row in rows}
+    assert 0 < len(expected) < sum("20050101" <= study.date <= "20221231" for study in STUDIES)
+    assert "Identifier" in find(honest, tmp_path, "STUDY", "StudyTime=noon")[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "fits"),
+    [
+        ("PatientID", lambda s: True),
+        ("PatientID=*", lambda s: True),
+        ("PatientID=P0001000000*", lambda s: True),
+        ("PatientID=P00010000003", lambda s: s.patient_id == "P00010000003"),
+        ("PatientID=P????0000003", lambda s: s.patient_id.endswith("3")),
+        ("PatientID=9*", lambda s: False),
+        ("PatientSex=F", lambda s: s.sex == "F"),
+    ],
+)
+def test_patients(honest: PracticePacs, tmp_path: Path, key: str, fits) -> None:  # type: ignore[no-untyped-def]
+    """The level PATIENT of Patient Root lists each patient once, with the number of studies."""
+    keys = (key, "PatientName", "NumberOfPatientRelatedStudies", *(() if "PatientID" in key else ("PatientID",)))
+    rows, said = find(honest, tmp_path, "PATIENT", *keys, model="-P")
+    expected = {study.patient_id for study in STUDIES if study.number % 2 == 0 and fits(study)}
+    assert sorted(expected) == [row.PatientID for row in rows]
+    assert all(row.NumberOfPatientRelatedStudies == 2 for row in rows)
     assert "Success" in said
 
 
@@ -208,13 +174,16 @@ def test_move_refusals_and_counters(honest: PracticePacs, receiver: PeerServer) 
     assert remaining[: study.instance_count] == list(range(study.instance_count - 1, -1, -1))
 
 
-def test_cancel(honest: PracticePacs, receiver: PeerServer, tmp_path: Path) -> None:
-    """C-CANCEL ends a C-MOVE early with FE00, and never breaks a C-FIND."""
-    said = moved(honest, receiver, STUDIES[1], options=("--cancel", "2")).said
-    assert "0xfe00" in said
-    rows, said = find(honest, tmp_path, "STUDY", "StudyInstanceUID", options=("--cancel", "2"))
-    assert 2 <= len(rows) <= len(STUDIES)
-    assert re.search("Cancel|Success", said.rsplit("Final Find Response", 1)[1])
+@pytest.mark.parametrize(("faults", "honoured"), [((), True), (("ignore-cancel",), False)])
+def test_cancel(receiver: PeerServer, tmp_path: Path, faults: tuple[str, ...], honoured: bool) -> None:
+    """C-CANCEL ends a C-MOVE and a C-FIND early with FE00; with "ignore-cancel" both go on to the end."""
+    destinations = {"DEST": (HOST, receiver.port)}
+    with PracticePacs(ARCHIVE, destinations=destinations, faults=("slow-answers=0.05", *faults)) as pacs:
+        result = moved(pacs, receiver, STUDIES[1], options=("--cancel", "2"))
+        assert honoured == ("0xfe00" in result.said) == (len(result.got) < STUDIES[1].instance_count)
+        rows, said = find(pacs, tmp_path, "STUDY", "StudyInstanceUID", options=("--cancel", "2"))
+        assert honoured == ("Cancel" in said.rsplit("Final Find Response", 1)[1]) == (len(rows) < len(STUDIES))
+        assert len(rows) >= 2
 
 
 def test_garbage_does_not_harm(honest: PracticePacs) -> None:
@@ -236,94 +205,3 @@ def test_close_frees_the_port_and_ends_idle_associations() -> None:
             assert silent.recv(1) == b""
     with PracticePacs(ARCHIVE, port=pacs.port) as again:
         run("echoscu", "-aec", TITLE, HOST, str(again.port))
-
-
-# -- faults
-def bad(receiver: PeerServer, *faults: str) -> PracticePacs:
-    return PracticePacs(ARCHIVE, destinations={"DEST": (HOST, receiver.port)}, faults=faults)
-
-
-def test_fault_names_are_checked() -> None:
-    """A fault that does not exist is refused with the list of those that do; each has its line."""
-    with pytest.raises(ValueError, match="silent-cap"):
-        PracticePacs(ARCHIVE, faults=["no-such-fault"])
-    assert all(re.fullmatch(r"[a-z0-9-]+", name) and line for name, line in FAULTS.items())
-
-
-def test_find_faults(receiver: PeerServer, tmp_path: Path) -> None:
-    """Capped, refused, unfiltered, FF01 and padded answers look to findscu as their lines say."""
-    with bad(receiver, "silent-cap", "ff01", "padded-uids") as pacs:
-        rows, said = find(pacs, tmp_path, "STUDY", "StudyInstanceUID")
-        assert len(rows) == 5 and "Success" in said and "Pending: WarningUnsupportedOptionalKeys" in said
-        raw = rows[0].get_item("StudyInstanceUID").value
-        assert raw.endswith(b"  ")
-        uid = STUDIES[1].uid
-        rows, _ = find(pacs, tmp_path, "SERIES", f"StudyInstanceUID={uid}", "SeriesInstanceUID")
-        assert len(rows) == len(STUDIES[1].series)
-    with bad(receiver, "refuse-wide") as pacs:
-        for key in ("StudyDate", "StudyDate=20100101-", "StudyDate=20100101-20110102", "StudyDate=20109999-20110102"):
-            rows, said = find(pacs, tmp_path, "STUDY", key, "StudyInstanceUID")
-            assert not rows and "Success" not in said
-        assert "Success" in find(pacs, tmp_path, "STUDY", "StudyDate=20100101-20110101", "StudyInstanceUID")[1]
-        assert len(find(pacs, tmp_path, "STUDY", f"StudyInstanceUID={STUDIES[0].uid}")[0]) == 1
-    with bad(receiver, "ignore-date") as pacs:
-        assert len(find(pacs, tmp_path, "STUDY", "StudyDate=19980101", "StudyInstanceUID")[0]) == len(STUDIES)
-    with bad(receiver, "abort-find") as pacs:
-        answers = [find(pacs, tmp_path, "STUDY", "StudyInstanceUID") for _ in range(6)]
-        assert [len(rows) for rows, _ in answers] == [20, 20, 1, 20, 20, 1]
-        assert "Abort" in answers[2][1]
-
-
-@pytest.mark.parametrize(
-    ("fault", "number", "missing", "status"),
-    [
-        ("move-unknown", 1, 32, "0xa801"),
-        ("success-nothing-sent", 1, 32, "0x0000"),
-        ("skip-one", 3, 1, "0x0000"),
-        ("skip-one", 1, 0, "0x0000"),
-        ("skip-first", 1, 1, "0x0000"),
-        ("null-counters", 1, 0, "0x0000"),
-        ("wrong-counters", 1, 0, "0x0000"),
-    ],
-)
-def test_move_faults(receiver: PeerServer, fault: str, number: int, missing: int, status: str) -> None:
-    """Each fault leaves out what its line says, under the status that it says."""
-    study = STUDIES[number]
-    with bad(receiver, fault) as pacs:
-        result = moved(pacs, receiver, study)
-        assert missing == len(sops(study) - result.got)
-        assert status in result.said.rsplit("Final Move Response", 1)[1]
-        final = result.said.rsplit("Final Move Response", 1)[1]
-        counters = re.findall(r"Completed Suboperations\s*: (\w+)", final)
-        expected = {"null-counters": "none", "wrong-counters": str(study.instance_count + 3), "move-unknown": "0"}
-        assert counters == [expected.get(fault, str(study.instance_count))]
-        if fault == "skip-first":
-            assert sops(study) == moved(pacs, receiver, study).got
-        if fault == "skip-one":
-            assert missing == len(sops(study) - moved(pacs, receiver, study).got)
-
-
-def test_abort_amid_a_data_set(receiver: PeerServer) -> None:
-    """The first C-MOVE of an even study breaks off with failures counted and named, the second one is whole."""
-    study = STUDIES[2]
-    with bad(receiver, "abort-store") as pacs:
-        first = moved(pacs, receiver, study)
-        assert 0 < len(first.got) < study.instance_count
-        assert "0xb000" in first.said
-        assert all(sop in first.said for sop in sops(study) - first.got)
-        assert sops(study) == moved(pacs, receiver, study).got
-        assert sops(STUDIES[1]) == moved(pacs, receiver, STUDIES[1]).got
-
-
-def test_twice_and_early(receiver: PeerServer) -> None:
-    """Images that come twice or after the final answer do come, all of them."""
-    study = STUDIES[2]
-    with bad(receiver, "twice") as pacs:
-        assert sops(study) == moved(pacs, receiver, study).got
-        assert 2 * study.instance_count == pacs.counts["store"]
-    with bad(receiver, "early-success", "skip-first") as pacs:
-        result = moved(pacs, receiver, study)
-        assert "0x0000" in result.said.rsplit("Final Move Response", 1)[1]
-        assert "(Pending)" not in result.said
-        assert study.instance_count - 1 == pacs.counts["store"] == len(result.got)
-        assert isinstance(pacs.counts, Counter)

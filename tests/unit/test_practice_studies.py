@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import io
 import time
+import tracemalloc
+from collections import Counter
+from datetime import date
 
 import pydicom
 import pytest
 
 from migrate.dicom.part10 import file_header
 from migrate.dicom.scanner import scan
-from migrate.practice.studies import EMPTY, JPEG_LOSSLESS, UNDATED, Archive
+from migrate.practice.records import JPEG_LOSSLESS
+from migrate.practice.studies import EMPTY, UNDATED, Archive
 
 FIXED = "98afef9318b9b9baf770e4c42ed0c855c077e67e9c557251acd7a99638f958e0"
 
@@ -84,14 +88,45 @@ def test_between_agrees_with_looking_at_every_study() -> None:
         assert sorted(study.date for study in answer) == [study.date for study in answer]
 
 
-def test_a_hundred_thousand_studies_cost_seconds_and_hardly_memory() -> None:
-    """A month of a big archive is found without making the others."""
+def test_prefixes_agree_with_looking_at_every_study() -> None:
+    """Patient IDs and accession numbers by prefix, or whole, are the numbers that a plain walk finds."""
+    archive = Archive(321, 42)
+    for start in ("", "P", "P0042", "P00420", "P0042000001", "P00420000160", "P00420000161", "P0043", "Q", "P0042x", "P" * 20):
+        expected = [study.number for study in archive if study.patient_id.startswith(start)]
+        assert expected == list(archive.of_patient(start))
+        expected = [study.number for study in archive if study.patient_id == start]
+        assert expected == list(archive.of_patient(start, whole=True))
+    for start in ("", "A", "A000", "A00003", "A0000320", "A0000321", "B", "A00000001"):
+        expected = [study.number for study in archive if study.accession.startswith(start)]
+        assert expected == list(archive.of_accession(start))
+        expected = [study.number for study in archive if study.accession == start]
+        assert expected == list(archive.of_accession(start, whole=True))
+
+
+def test_days_are_busy_and_quiet_and_times_spread() -> None:
+    """Years grow, weekends are quiet, times are spread over the day, and every patient has two studies."""
+    studies = [study for study in Archive(20_000) if study.date]
+    by_year = Counter(study.date[:4] for study in studies)
+    assert by_year["2025"] > 2 * by_year["1998"] > 200
+    weekend = sum(date.fromisoformat(study.date).weekday() >= 5 for study in studies)
+    assert 0.02 < weekend / len(studies) < 0.1
+    hours = Counter(study.time[:2] for study in studies)
+    assert len(hours) == 14 and min(hours.values()) > 1000
+    assert {2} <= set(Counter(study.patient_id for study in studies).values()) <= {1, 2}
+
+
+def test_ten_million_studies_cost_neither_time_nor_memory() -> None:
+    """A day of the biggest archive is found without making the others, and without an index of them."""
+    tracemalloc.start()
     started = time.perf_counter()
-    archive = Archive(100_000)
-    found = list(archive.between("20200101", "20200131"))
-    assert 100 < len(found) < 2000
+    archive = Archive(10_000_000)
+    found = list(archive.between("20200108", "20200108"))
+    seconds, (_, peak_bytes) = time.perf_counter() - started, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 500 < len(found) < 5000
+    assert {"20200108"} == {study.date for study in found}
     assert archive.find(found[0].uid) == found[0]
-    assert time.perf_counter() - started < 10
+    assert seconds < 5 and peak_bytes < 16 << 20
 
 
 def test_pixels_set_the_size_and_limits_are_kept() -> None:
