@@ -208,11 +208,13 @@ def move(
     study: str,
     series: str | None = None,
     sops: Sequence[str] = (),
+    patient: str | None = None,
     should_stop: Callable[[], str | None],
     poll_s: float = 0.5,
 ) -> MoveResult:
     """Have the PACS send a study, a series of it or up to `MAX_SOPS` instances of that; returns its final answer.
 
+    `patient` is the study's PatientID, which a PACS that knows only Patient Root may insist on (PS3.4 C.6.1.1); it is in no error.
     Waits as long as `should_stop`, asked about every `poll_s`, returns None. Its reason cancels, aborts after 2 s at
     most, and is raised as SourceStalled. Raises also MoveDestinationUnknown (A801), MoveFailed (the association broke),
     SourceUnreachable, SourceRefused; ValueError for too many instances, or some without their series.
@@ -225,6 +227,8 @@ def move(
         keys[dimse.SERIES_UID], level = series, "SERIES"
     if sops:
         keys[dimse.SOP_UID], level = "\\".join(sops), "IMAGE"
+    if patient is not None:
+        keys[dimse.PATIENT_ID] = patient
     association = associate(peer, dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE, timeout_s=peer.answer_s)
     context = association.context_for(dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE)
     assert context is not None

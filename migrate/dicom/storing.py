@@ -154,7 +154,7 @@ class Session:
                     notes = (*notes, "long-pdu")
                 claimed = (scan.study, scan.series, scan.sop)
                 received = Received(incoming.path, ref, fixity, store.sop_class, syntax, notes, reason, claimed,
-                                    scan.pixel_crc64)  # fmt: skip
+                                    scan.pixel_crc64, dimse.ORIGINATOR_ID in store.command.elements)  # fmt: skip
                 store.status = self._hand_over(received, incoming)
         if store.answer:
             self._send(store, store.status)
