@@ -79,6 +79,25 @@ class Rows:
         return b"".join(parts)
 
 
+class _Outbox:
+    """Rows on their way: sent many at a time, because each sending costs more than making a row, but never kept long."""
+
+    def __init__(self, association: Association) -> None:
+        self._association = association
+        self._out, self._flushed = bytearray(), time.monotonic()
+
+    def add(self, data: bytes) -> None:
+        self._out += data
+
+    def is_due(self) -> bool:
+        return len(self._out) > _FLUSH_BYTES or time.monotonic() - self._flushed > _FLUSH_S
+
+    def flush(self) -> None:
+        if self._out:
+            self._association._send(self._out)
+        self._out, self._flushed = bytearray(), time.monotonic()
+
+
 @dataclass(slots=True)
 class Find:
     """One C-FIND: `run` answers it."""
@@ -140,39 +159,37 @@ class Find:
         pending = dimse.PENDING_WARNING if "ff01" in self.conduct else dimse.PENDING
         command = _pdu(self.message.context_id, 1, dimse.response(self.message.command, pending, {dimse.DATASET_TYPE: 1}))
         slow_s = self.conduct.seconds("slow-answers")
-        out, flushed = bytearray(), time.monotonic()
-        shown_images = None
+        out = _Outbox(self.association)
+        listed = None  # the study whose images are being listed
         for count, match in enumerate(self._repeated(matches) if at_study else matches):
             if slow_s:
                 self.pause(slow_s)
-            if slow_s or len(out) > _FLUSH_BYTES or time.monotonic() - flushed > _FLUSH_S:
-                self.association._send(out)
-                out, flushed = bytearray(), time.monotonic()
+            if slow_s or out.is_due():
+                out.flush()
                 if self._is_cancelled():
                     return dimse.CANCELLED
             if most is not None and count >= most:
-                self.association._send(out)
+                out.flush()
                 return dimse.OUT_OF_RESOURCES
-            row = rows.encode(match)
+            row = sound = rows.encode(match)
             if spoil:
                 row = spoil(count, match, row)
             if at_study and breaks:
                 self._break_off(breaks[0], command, row)
                 return None
-            out += command
-            out += self._data(row)
-            if at_study:
+            out.add(command)
+            out.add(self._data(row))
+            if at_study and row is sound:
                 self.holdings.showed_study(match.study)
-            if shown_images and shown_images.number != match.study.number:
-                self.holdings.showed_images(shown_images)
-            shown_images = match.study if match.instance else None
+            if listed and listed.number != match.study.number:
+                self.holdings.showed_images(listed)
+            listed = match.study if match.instance else None
         if at_study and breaks:
             self._break_off(breaks[0], b"", b"")
             return None
-        if shown_images:
-            self.holdings.showed_images(shown_images)
-        if out:
-            self.association._send(out)
+        if listed:
+            self.holdings.showed_images(listed)
+        out.flush()
         return dimse.CANCELLED if self._is_cancelled() else dimse.SUCCESS
 
     def _is_cancelled(self) -> bool:

@@ -113,8 +113,9 @@ class Query:
                 raise BadQuery(f"a query at level {self.level} needs one UID of the level {level}")
 
     def require_uids(self) -> None:
-        """C-MOVE: the level's own UIDs must be there too. Raises BadQuery."""
-        if not self.keys.get(UID_OF_LEVEL.get(self.level, PATIENT_ID)):
+        """C-MOVE: the level's own UIDs, or its Patient ID, must be there too, and no wildcards. Raises BadQuery."""
+        own = UID_OF_LEVEL.get(self.level, PATIENT_ID)
+        if not self.keys.get(own) or any(sign in self.keys[own] for sign in "*?"):
             raise BadQuery(f"a retrieval at level {self.level} needs its UIDs")
 
     def ignore(self, tag: int) -> None:

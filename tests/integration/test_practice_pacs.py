@@ -11,7 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from migrate.dicom import dimse
+from migrate.dicom.scu import FindSession, Peer
+from migrate.dicom.upper_layer import Association, ProposedContext
 from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
 from tests.dicom_peers import HOST, PeerServer, run, storescp
 from tests.practice_scu import ARCHIVE, STUDIES, TITLE, find, modalities, move, moved, sops
 
@@ -157,6 +161,7 @@ def test_move_of_series_and_images(honest: PracticePacs, receiver: PeerServer) -
     nothing = move(honest, receiver, "STUDY", "StudyInstanceUID=1.2.3")
     assert set() == nothing.got and "0x0000" in nothing.said
     assert "0xa900" in move(honest, receiver, "STUDY").said
+    assert "0xa900" in move(honest, receiver, "PATIENT", "PatientID=P*", model="-P").said
 
 
 def test_move_refusals_and_counters(honest: PracticePacs, receiver: PeerServer) -> None:
@@ -184,6 +189,29 @@ def test_cancel(receiver: PeerServer, tmp_path: Path, faults: tuple[str, ...], h
         rows, said = find(pacs, tmp_path, "STUDY", "StudyInstanceUID", options=("--cancel", "2"))
         assert honoured == ("Cancel" in said.rsplit("Final Find Response", 1)[1]) == (len(rows) < len(STUDIES))
         assert len(rows) >= 2
+
+
+def test_many_rows_and_small_pdus(tmp_path: Path) -> None:
+    """Tens of thousands of rows come whole, each once, over one association; to a peer of small PDUs they come in pieces."""
+    archive = Archive(30_000)
+    with PracticePacs(archive) as pacs, FindSession(Peer(HOST, pacs.port, TITLE, "TEST")) as session:
+        rows = [row[dimse.STUDY_UID] for row in session.find("STUDY", {}, [dimse.STUDY_UID])]
+        assert len(rows) == 30_000 == len(set(rows))
+        command = {dimse.COMMAND_FIELD: dimse.C_FIND, dimse.SOP_CLASS: dimse.STUDY_ROOT_FIND, dimse.MESSAGE_ID: 1}
+        asked = dict.fromkeys((0x00080061, 0x00080062, 0x00081030, 0x00100010, 0x00100020), "")
+        keys = {dimse.QUERY_LEVEL: "STUDY", dimse.STUDY_UID: archive.study(9).uid, **asked}
+        answers = []
+        for max_pdu in (1 << 17, 130):
+            contexts = [ProposedContext(dimse.STUDY_ROOT_FIND, (dimse.EXPLICIT_LE,))]
+            peer = Association.request(HOST, pacs.port, calling="A", called=TITLE, contexts=contexts, max_pdu=max_pdu)
+            peer.send_command(1, dimse.encode_command({**command, dimse.DATASET_TYPE: 1}))
+            peer.send_dataset(1, dimse.encode_identifier(keys, dimse.EXPLICIT_LE))
+            answer = dimse.receive(peer)
+            assert answer is not None and answer.dataset is not None
+            answers.append(answer.dataset)
+            assert (peer.longest_pdu <= 130) == (max_pdu == 130)
+            peer.release()
+        assert answers[0] == answers[1] and len(answers[0]) > 150
 
 
 def test_garbage_does_not_harm(honest: PracticePacs) -> None:
