@@ -14,7 +14,6 @@ then settles (syncs and renames) what came, which is shown apart: the peers have
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from benchmarks.turns import (
     cpu_s_of,
     heading,
     make_files,
+    put_away,
     report,
     serving,
     shapes,
@@ -73,13 +73,14 @@ class Ours:
         if result.status or len(self._got) != shape.count or any(each.ref is None for each in self._got):
             raise RuntimeError(f"C-MOVE answered {result.status:04X}, {len(self._got)} of {shape.count} came")
         began = time.monotonic()
-        finals = [self._staging.path_of(each.ref, each.fixity.dataset_sha256) for each in self._got if each.ref]
         self._staging.settle(
-            (each.path, final, each.fixity.size_bytes) for each, final in zip(self._got, finals, strict=True)
+            (each.path, self._staging.path_of(each.ref, each.rolled.dataset_sha256), each.rolled)
+            for each in self._got
+            if each.ref
         )
         settle_s = time.monotonic() - began
-        for each, final in zip(self._got, finals, strict=True):
-            self._staging.release(final, each.fixity.size_bytes)
+        put_away(self._staging.ready)
+        self._staging.ready.mkdir()
         return Turn(wall_s, cpu_s, settle_s)
 
     def close(self) -> None:
@@ -96,7 +97,7 @@ def peer_turn(pacs: PeerServer, ae_title: str, pid: int, folder: Path, shape: Sh
     came = [path.stat().st_size for path in folder.iterdir()]
     if len(came) != shape.count or min(came) < shape.size_bytes:
         raise RuntimeError(f"{ae_title}: {len(came)} of {shape.count} came")
-    shutil.rmtree(folder)
+    put_away(folder)
     folder.mkdir()
     return Turn(moved.wall_s, cpu_s)
 
@@ -128,7 +129,7 @@ def main() -> None:
         for shape in shapes(options.scale):
             files = make_files(folder / "made", shape)
             dicom_peers.store(HOST, pacs.port, pacs.ae_title, files)
-            shutil.rmtree(folder / "made")
+            put_away(folder / "made")
             tools: dict[str, Callable[[], Turn]] = {Ours.name: lambda shape=shape: ours.turn(pacs, shape)}  # type: ignore[misc]
             for name, (ae_title, _) in PEERS.items():
                 place = (ae_title, pids[name], folders[name], shape)

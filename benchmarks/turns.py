@@ -162,6 +162,20 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def put_away(folder: Path) -> None:
+    """Empty what lies below and move it aside until the end, instead of removing it.
+
+    Where ext4 has no journal, making a file costs a look at every inode that was removed a minute ago or less: up to a
+    millisecond, for whoever comes next.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    away = folder.parent / "away"
+    away.mkdir(exist_ok=True)
+    folder.rename(Path(tempfile.mkdtemp(dir=away)) / folder.name)
+
+
 @contextlib.contextmanager
 def work_folder(below: Path | None) -> Iterator[Path]:
     """A folder for the data, removed at the end."""

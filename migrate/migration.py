@@ -224,8 +224,8 @@ class Migration:
     def _final_path(self, received: Received) -> Path:
         if received.ref is None:
             name = hashlib.sha256("/".join(received.claimed).encode("utf-8", "replace")).hexdigest()[:16]
-            return self._staging.quarantine / f"{name}-{received.fixity.dataset_sha256.hex()[:24]}.dcm"
-        return self._staging.path_of(received.ref, received.fixity.dataset_sha256)
+            return self._staging.quarantine / f"{name}-{received.rolled.dataset_sha256.hex()[:24]}.dcm"
+        return self._staging.path_of(received.ref, received.rolled.dataset_sha256)
 
     def _after_commit(self, effects: Effects) -> None:
         for item in effects.release:

@@ -117,13 +117,33 @@ INSTANCE_TRANSITIONS: frozenset[tuple[InstanceState, InstanceState]] = frozenset
 
 
 @dataclass(frozen=True, slots=True)
+class Rolled:
+    """What was taken of a Part 10 file while it came, from the bytes in memory.
+
+    The data-set hash covers only the bytes that the PACS sent, the CRC the whole file.
+    """
+
+    size_bytes: int
+    dataset_sha256: bytes
+    crc64nvme: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fixity:
-    """What is known of a Part 10 file since its receipt; the data-set hash covers only the bytes that the PACS sent."""
+    """All that is known of a durable Part 10 file: what was rolled at its receipt, and the SHA-256 of the file.
+
+    The latter was taken of the file as it lay in staging, whose size and CRC were those rolled at its receipt.
+    """
 
     size_bytes: int
     file_sha256: bytes
     dataset_sha256: bytes
     crc64nvme: int
+
+    @property
+    def rolled(self) -> Rolled:
+        """The part that is known at the receipt."""
+        return Rolled(self.size_bytes, self.dataset_sha256, self.crc64nvme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +164,7 @@ def object_key(ref: InstanceRef, prefix: str = "", *, beside: bytes | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One data set that came whole: closed, hashed and scanned, not yet synced.
+    """One data set that came whole: closed, hashed and scanned, not yet read back and synced.
 
     `ref` is None where the data set could not be walked or its UIDs are not the command's; `quarantine` says why.
     `notes` are the scanner's deviations (ordinary in old archives). `pixel_crc64` covers everything from PixelData on, so
@@ -153,7 +173,7 @@ class Received:
 
     path: Path
     ref: InstanceRef | None
-    fixity: Fixity
+    rolled: Rolled
     sop_class: str
     transfer_syntax: str
     notes: tuple[str, ...] = ()
@@ -311,9 +331,10 @@ class StudyConfirmed:
 
 @dataclass(frozen=True, slots=True)
 class InstanceStaged:
-    """The file is durable under its final name: synced, renamed, folder synced."""
+    """The file is durable under its final name: read back, synced, renamed, folder synced. `received.path` is that name."""
 
     received: Received
+    fixity: Fixity
 
 
 @dataclass(frozen=True, slots=True)

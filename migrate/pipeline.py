@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrate.errors import Interrupted, PacsMigrateError
+from migrate.errors import Interrupted, LocalError, PacsMigrateError
 from migrate.manifest import Effects, Manifest
-from migrate.model import InstanceStaged, Outcome, Received
+from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Pipeline:
         self,
         manifest: Manifest,
         *,
-        settle: Callable[[list[tuple[Path, Path, int]]], None],
+        settle: Callable[[list[tuple[Path, Path, Rolled]]], list[Fixity]],
         final_path: Callable[[Received], Path],
         after_commit: Callable[[Effects], None],
         unreachable_s: float,
@@ -163,20 +163,26 @@ class Pipeline:
     def _durable_loop(self) -> None:
         while True:
             batch = self._take(self._arrivals)
-            arrived = [entry for entry in batch if isinstance(entry, _Arrived)]
-            if arrived:
-                self._settle(
-                    [(entry.received.path, entry.final, entry.received.fixity.size_bytes) for entry in arrived]
-                )
+            fixities = iter(self._settled([entry for entry in batch if isinstance(entry, _Arrived)]))
             for entry in batch:
                 if isinstance(entry, _Arrived):
-                    self._put(self._facts, InstanceStaged(_at(entry.received, entry.final)))
+                    self._put(self._facts, InstanceStaged(_at(entry.received, entry.final), next(fixities)))
                     if entry.durable is not None:
                         self._put(self._facts, _resolver(entry.durable))
                 else:
                     self._put(self._facts, entry)
                     if entry is None:
                         return
+
+    def _settled(self, arrived: list[_Arrived]) -> list[Fixity]:
+        """Make files durable. Raises LocalError, which whoever waits for one of them is told, too."""
+        try:
+            return self._settle([(entry.received.path, entry.final, entry.received.rolled) for entry in arrived])
+        except LocalError as error:
+            for entry in arrived:
+                if entry.durable is not None:
+                    entry.durable.set_exception(error)
+            raise
 
     def _commit_loop(self) -> None:
         while True:

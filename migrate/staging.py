@@ -1,8 +1,9 @@
 """The staging folder: received files on a local disk until their proof is committed.
 
 `in/` holds files that are still being written or not yet durable (`*.part`), `ready/XX/` the durable ones, `quarantine/`
-what cannot be walked. Names are made of hashes, never of what a peer said. What a crash leaves in `in/` was never
-promised to anyone and is swept at the next start.
+what cannot be walked. Two checksums roll along while a file comes; the SHA-256 of the whole file is taken when it is made
+durable, from what then lies on the disk, if that still has the size and CRC that came. Names are made of hashes, never of
+what a peer said. What a crash leaves in `in/` was never promised to anyone and is swept at the next start.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ import itertools
 import os
 import shutil
 import threading
+import time
+from collections import deque
 from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from queue import SimpleQueue
 
 from awscrt.checksums import crc64nvme
 
 from migrate.errors import DiskFailing, DiskFull, LocalError
 from migrate.host import sync_folder
-from migrate.model import Fixity, InstanceRef
+from migrate.model import Fixity, InstanceRef, Rolled
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_HELPER_FROM_BYTES = 4 << 20  # below, a thread costs more than it saves
-_BUFFER_BYTES = 512 << 10  # two for each large file that is coming
+HELD_BYTES = 1 << 20
+_COPIED_BELOW_BYTES = 32 << 10  # of a large file: copying costs less than to hash and write so little
+_READ_BYTES = 256 << 10
+_SETTLERS = 4
+_ROOM_S = 0.05  # for so long an answer about the room on the disk is good
 
 
 def local_error(error: OSError, doing: str) -> LocalError:
@@ -37,114 +42,75 @@ def local_error(error: OSError, doing: str) -> LocalError:
     return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
 
 
-class _Helper:
-    """A digest in a thread of its own: what is fed is copied into one of two buffers while the other is hashed.
-
-    One thread feeds. Memory is bounded: `feed` waits while both buffers are full.
-    """
-
-    def __init__(self, digest: hashlib._Hash) -> None:
-        self._digest = digest
-        self._failure: BaseException | None = None
-        self._spare: SimpleQueue[bytearray] = SimpleQueue()
-        self._full: SimpleQueue[tuple[bytearray, int] | None] = SimpleQueue()
-        for _ in range(2):
-            self._spare.put(bytearray(_BUFFER_BYTES))
-        self._buffer, self._used = self._spare.get(), 0
-        self._thread = threading.Thread(target=self._run, name="hash", daemon=True)
-        self._thread.start()
-
-    def feed(self, fragment: memoryview) -> None:
-        """Take a copy, so that the caller may reuse its buffer."""
-        while fragment:
-            count = min(len(fragment), _BUFFER_BYTES - self._used)
-            self._buffer[self._used : self._used + count] = fragment[:count]
-            self._used += count
-            fragment = fragment[count:]
-            if self._used == _BUFFER_BYTES:
-                self._full.put((self._buffer, self._used))
-                self._buffer, self._used = self._spare.get(), 0
-
-    def end(self) -> None:
-        """Wait until everything fed is hashed and the thread is gone. Raises OSError if a piece could not be hashed."""
-        if self._thread.is_alive():
-            self._full.put((self._buffer, self._used))
-            self._full.put(None)
-            self._thread.join()
-        if self._failure is not None:
-            raise OSError(errno.EIO, "the checksum of a file could not be computed") from self._failure
-
-    def _run(self) -> None:
-        while piece := self._full.get():
-            buffer, used = piece
-            if self._failure is None:
-                try:
-                    self._digest.update(memoryview(buffer)[:used])
-                except BaseException as error:  # told by `end`; the buffers must go on circulating
-                    self._failure = error
-            self._spare.put(buffer)
-
-
 class Incoming:
-    """A Part 10 file being written: hashes roll along, the bytes are never held.
+    """A Part 10 file being written: its checksums roll along, of the bytes as they came.
 
-    `header` is the preamble and file meta; everything after it is the data set. A large file's own digest is taken in a
-    second thread, so that the receiving one hashes the data set only. Raises OSError as the disk does.
+    At most `HELD_BYTES` are held back, so that an ordinary instance is hashed, written and scanned in one piece. `begin`
+    it with the preamble and file meta; everything after that is the data set. Raises OSError as the disk does.
     """
 
-    def __init__(self, path: Path, header: bytes) -> None:
+    def __init__(self, path: Path, buffer: bytearray) -> None:
+        """`buffer` holds `HELD_BYTES`, is written to until `close` or `discard`, and may then serve the next file."""
         self.path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        self._view = memoryview(buffer)
+        self._held = self._written = 0
         self._dataset = hashlib.sha256()
-        self._file = hashlib.sha256(header)
-        self._crc = crc64nvme(header)
-        self._helper: _Helper | None = None
-        self._helper_from_bytes: float = _HELPER_FROM_BYTES
-        self.size_bytes = len(header)
+        self._crc = 0
+        self.header_bytes = 0
+
+    def begin(self, header: bytes) -> Incoming:
+        """The first bytes, once; they are no part of the data set."""
+        self._hold(header)
         self.header_bytes = len(header)
-        try:
-            os.write(self._fd, header)
-        except OSError:
-            self.discard()
-            raise
+        return self
 
     def write(self, fragment: memoryview) -> None:
         """Append a fragment of the data set; its buffer may be reused afterwards."""
-        if self._helper is None and self.size_bytes >= self._helper_from_bytes:
-            self._start_helper()
-        if self._helper is None:
-            self._file.update(fragment)
+        if self._held + len(fragment) > HELD_BYTES:
+            self._flush()
+        if len(fragment) > HELD_BYTES or (self._written and len(fragment) >= _COPIED_BELOW_BYTES):
+            self._flush()
+            self._put(fragment, 0)
         else:
-            self._helper.feed(fragment)
-        self._dataset.update(fragment)
-        self._crc = crc64nvme(fragment, self._crc)
-        self.size_bytes += len(fragment)
-        while fragment:
-            fragment = fragment[os.write(self._fd, fragment) :]
+            self._hold(fragment)
 
-    def close(self) -> Fixity:
-        """Close the file (not yet durable) and return what is known of it."""
-        if self._helper is not None:
-            self._helper.end()
+    def close(self) -> Rolled:
+        """Write what is held and close the file (not yet durable); returns what is known of it."""
+        self._flush(keep=not self._written)
         fd, self._fd = self._fd, -1
         os.close(fd)
-        return Fixity(self.size_bytes, self._file.digest(), self._dataset.digest(), self._crc)
+        return Rolled(self._written, self._dataset.digest(), self._crc)
+
+    @property
+    def whole(self) -> memoryview | None:
+        """After `close`: all bytes of the file if they are still in the buffer, which they are if it is small."""
+        return self._view[: self._held] if self._held else None
 
     def discard(self) -> None:
         """Close and remove the file."""
-        if self._helper is not None:
-            with contextlib.suppress(OSError):  # nobody wants the digest any more
-                self._helper.end()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
         self.path.unlink(missing_ok=True)
 
-    def _start_helper(self) -> None:
-        try:
-            self._helper = _Helper(self._file)
-        except (RuntimeError, MemoryError):  # no more threads: slower, and right all the same
-            self._helper_from_bytes = float("inf")
+    def _hold(self, data: bytes | memoryview) -> None:
+        end = self._held + len(data)
+        self._view[self._held : end] = data
+        self._held = end
+
+    def _flush(self, *, keep: bool = False) -> None:
+        if self._held:
+            self._put(self._view[: self._held], 0 if self._written else self.header_bytes)
+            if not keep:
+                self._held = 0
+
+    def _put(self, data: memoryview, header_bytes: int) -> None:
+        self._dataset.update(data[header_bytes:])
+        self._crc = crc64nvme(data, self._crc)
+        self._written += len(data)
+        while data:
+            data = data[os.write(self._fd, data) :]
 
 
 class Staging:
@@ -156,23 +122,29 @@ class Staging:
         for folder in (root, self.incoming, self.ready, self.quarantine):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._reserve = reserve_bytes
-        self._numbers = itertools.count()
+        self._process, self._numbers = os.getpid(), itertools.count()
         self._lock = threading.Lock()
         self._held_bytes = 0
-        self._pool = ThreadPoolExecutor(4, thread_name_prefix="sync")
+        self._pool = ThreadPoolExecutor(_SETTLERS, thread_name_prefix="settle")
+        self._room_until = 0.0
         free = shutil.disk_usage(root).free
         self._reserve = min(reserve_bytes, free // 10)
         self.max_bytes = min(max_bytes or free - self._reserve, max(free - self._reserve, 0))
 
     # -- writing
-    def create(self, header: bytes) -> Incoming:
-        """A new file for one data set; `header` is written first. Raises OSError."""
-        name = f"{os.getpid():x}-{next(self._numbers):x}.part"
-        return Incoming(self.incoming / name, header)
+    def create(self, buffer: bytearray | None = None) -> Incoming:
+        """A new, empty file for one data set; see `Incoming` for the buffer. Raises OSError."""
+        name = f"{self._process:x}-{next(self._numbers):x}.part"
+        return Incoming(self.incoming / name, bytearray(HELD_BYTES) if buffer is None else buffer)
 
     def has_room(self) -> bool:
         """False when the disk is down to the reserve: refuse what comes (A700)."""
-        return shutil.disk_usage(self.root).free > self._reserve
+        now = time.monotonic()
+        if now >= self._room_until:
+            if shutil.disk_usage(self.root).free <= self._reserve:
+                return False
+            self._room_until = now + _ROOM_S
+        return True
 
     def above_high_water(self) -> bool:
         """True when so much lies here that nothing more should be asked for."""
@@ -192,38 +164,55 @@ class Staging:
         name = hashlib.sha256(f"{ref.study}/{ref.series}/{ref.sop}".encode()).hexdigest()[:32]
         return root / "ready" / name[:2] / f"{name}-{dataset_sha256.hex()[:24]}.dcm"
 
-    def settle(self, files: Iterable[tuple[Path, Path, int]]) -> None:
-        """Make files durable under their final names: (part, final, size_bytes) each.
+    def settle(self, files: Iterable[tuple[Path, Path, Rolled]]) -> list[Fixity]:
+        """Make files durable under their final names: (part, final, what was rolled at the receipt) each, in order.
 
-        All files are synced, then renamed, then every folder concerned is synced once. Raises LocalError.
+        All files are read back, hashed, compared and synced, then renamed, then every folder concerned is synced once.
+        Raises LocalError, and DiskFailing where a file is not what came: then nothing was renamed.
         """
         batch = list(files)
+        folders: set[Path] = set()
+        added = 0
         try:
-            list(self._pool.map(self._sync_file, [part for part, _, _ in batch]))
-            folders: set[Path] = set()
-            added = 0
-            for part, final, size in batch:
+            fixities = self._sealed([(part, rolled) for part, _, rolled in batch])
+            for part, final, rolled in batch:
                 if not final.parent.is_dir():
                     final.parent.mkdir(mode=0o700, exist_ok=True)
                     folders.add(final.parent.parent)
                 known = final.exists()  # the same bytes once more
                 os.replace(part, final)
                 folders.add(final.parent)
-                added += 0 if known else size
+                added += 0 if known else rolled.size_bytes
             for folder in folders:
                 sync_folder(folder)
         except OSError as error:
             raise local_error(error, "writing a received file into staging") from error
-        with self._lock:
-            self._held_bytes += added
-
-    @staticmethod
-    def _sync_file(path: Path) -> None:
-        fd = os.open(path, os.O_RDWR)
-        try:
-            os.fsync(fd)
         finally:
-            os.close(fd)
+            with self._lock:  # what was renamed lies there, whatever failed after it
+                self._held_bytes += added
+        return fixities
+
+    def _sealed(self, files: list[tuple[Path, Rolled]]) -> list[Fixity]:
+        """`_seal` for each file, in a few threads."""
+        fixities: dict[int, Fixity] = {}
+        left = deque(enumerate(files))
+
+        def work() -> None:
+            buffer = bytearray(_READ_BYTES)
+            try:
+                while left:
+                    with contextlib.suppress(IndexError):  # another thread took the last one
+                        at, (path, rolled) = left.popleft()
+                        fixities[at] = _seal(path, rolled, buffer)
+            except BaseException:
+                left.clear()
+                raise
+
+        workers = [self._pool.submit(work) for _ in range(min(_SETTLERS, len(files)))]
+        wait(workers)
+        for worker in workers:
+            worker.result()
+        return [fixities[at] for at in range(len(files))]
 
     # -- leaving
     def release(self, path: Path, size_bytes: int) -> None:
@@ -261,6 +250,22 @@ class Staging:
 
 
 __all__ = ["Incoming", "Staging", "hash_file", "local_error", "sync_folder"]
+
+
+def _seal(path: Path, rolled: Rolled, buffer: bytearray) -> Fixity:
+    """Read a received file back, compare it with what came, sync it. Raises DiskFailing where it differs, OSError."""
+    digest, size, crc = hashlib.sha256(), 0, 0
+    view = memoryview(buffer)
+    with path.open("r+b", buffering=0) as file:
+        while count := file.readinto(view):
+            piece = view[:count]
+            digest.update(piece)
+            crc = crc64nvme(piece, crc)
+            size += count
+        if (size, crc) != (rolled.size_bytes, rolled.crc64nvme):
+            raise DiskFailing("A received file does not read back from staging as it was written.")
+        os.fsync(file.fileno())
+    return Fixity(size, digest.digest(), rolled.dataset_sha256, crc)
 
 
 def hash_file(path: Path) -> tuple[int, bytes]:

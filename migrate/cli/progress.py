@@ -60,7 +60,7 @@ class Progress:
                         self.total[stage] = (self.total[stage] or 0) + more
                 case InstanceStaged(received=received):
                     self.done["retrieve"] += 1
-                    self.size_bytes += received.fixity.size_bytes
+                    self.size_bytes += received.rolled.size_bytes
                 case InstanceStored():
                     self.done["upload"] += 1
                 case InstanceVerified():

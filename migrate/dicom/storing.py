@@ -19,7 +19,7 @@ from migrate.dicom.upper_layer import AcceptedContext, Association
 from migrate.dicom.wire import Malformed
 from migrate.errors import LocalError
 from migrate.model import InstanceRef, Received, is_uid
-from migrate.staging import Incoming, Staging
+from migrate.staging import HELD_BYTES, Incoming, Staging
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,8 @@ class Session:
     ) -> None:
         self._settings, self._staging, self._deliver, self._association = settings, staging, deliver, association
         self._store: _Store | None = None
+        self._buffer = bytearray()  # made with the first data set
+        self._next: Incoming | None = None
         self.stored = 0
 
     def run(self) -> None:
@@ -92,12 +94,16 @@ class Session:
             if last:
                 self._store = None
                 self._finish(store)
+                self._next = self._prepared()
 
     def discard(self) -> None:
-        """Remove the file of a data set that did not come whole."""
+        """Remove the file of a data set that did not come whole, and the one prepared for the next."""
         if self._store is not None and self._store.incoming is not None:
             self._store.incoming.discard()
             log.info("a data set broke off; nothing of it is kept")
+        if self._next is not None:
+            self._next.discard()
+            self._next = None
 
     def _begin(self, context_id: int, command: dimse.Command) -> None:
         context = self._association.contexts.get(context_id)
@@ -125,9 +131,20 @@ class Session:
             if not self._staging.has_room():
                 raise OSError(errno.ENOSPC, "the reserve is reached")
             header = part10.file_header(_safe(store.sop_class), _safe(store.sop), context.transfer_syntax)
-            store.incoming = self._staging.create(header)
+            incoming, self._next = self._next or self._create(), None
+            store.incoming = incoming.begin(header)
         except OSError as error:
             self._refuse(store, error)
+
+    def _create(self) -> Incoming:
+        self._buffer = self._buffer or bytearray(HELD_BYTES)
+        return self._staging.create(self._buffer)
+
+    def _prepared(self) -> Incoming | None:
+        """The next file, made while the peer makes ready what goes into it; None if that fails, which is told then."""
+        with contextlib.suppress(OSError):
+            return self._next or self._create()
+        return None
 
     def _refuse(self, store: _Store, error: OSError) -> None:
         incoming, store.incoming = store.incoming, None
@@ -142,9 +159,12 @@ class Session:
         incoming = store.incoming
         if incoming is not None:
             try:
-                fixity = incoming.close()
-                syntax = store.context.transfer_syntax
-                scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax)
+                rolled = incoming.close()
+                syntax, whole = store.context.transfer_syntax, incoming.whole
+                if whole is None:
+                    scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax)
+                else:
+                    scan = scanner.scan(whole, incoming.header_bytes, syntax)
             except OSError as error:
                 self._refuse(store, error)
             else:
@@ -153,7 +173,7 @@ class Session:
                 if self._association.longest_pdu > self._settings.max_pdu:
                     notes = (*notes, "long-pdu")
                 claimed = (scan.study, scan.series, scan.sop)
-                received = Received(incoming.path, ref, fixity, store.sop_class, syntax, notes, reason, claimed,
+                received = Received(incoming.path, ref, rolled, store.sop_class, syntax, notes, reason, claimed,
                                     scan.pixel_crc64, dimse.ORIGINATOR_ID in store.command.elements)  # fmt: skip
                 store.status = self._hand_over(received, incoming)
         if store.answer:

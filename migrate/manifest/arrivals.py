@@ -6,17 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from migrate.manifest.file import now_ms
-from migrate.model import InstanceRef, InstanceState, Received, is_uid
+from migrate.model import Fixity, InstanceRef, InstanceState, Received, is_uid
 
 if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
 
 
-def staged(manifest: Manifest, received: Received) -> None:
+def staged(manifest: Manifest, received: Received, fixity: Fixity) -> None:
     """Attribute a durable file by its UIDs, whoever asked for it."""
     ref = received.ref
     if ref is None:
-        _quarantined(manifest, received)
+        _quarantined(manifest, received, fixity)
         return
     series_id = manifest.series_id(ref.study, ref.series)
     manifest.touched.add(manifest.study_id(ref.study))
@@ -26,25 +26,23 @@ def staged(manifest: Manifest, received: Received) -> None:
         ref.sop,
     )
     arrived = manifest.arrived.setdefault(ref.study, {})
-    digest = received.fixity.dataset_sha256
+    digest = fixity.dataset_sha256
     again = arrived.setdefault((ref.series, ref.sop), digest) != digest  # another content within this attempt
     if row is None or row[0] == InstanceState.EXPECTED:
-        _first(manifest, received, ref, series_id)
-    elif row[1] == received.fixity.dataset_sha256:
+        _first(manifest, received, fixity, ref, series_id)
+    elif row[1] == digest:
         if row[0] == InstanceState.VERIFIED:
-            manifest.effects.drop.append((received.path, received.fixity.size_bytes))
+            manifest.effects.drop.append((received.path, fixity.size_bytes))
     elif (
         not again
         and received.pixel_crc64 is not None
         and row[2] == _signed(received.pixel_crc64)
         and not _is_kept(manifest, series_id, ref.sop, digest)  # its row promises this very file
     ):
-        manifest.log(
-            "header rewritten at source", f"data set {received.fixity.dataset_sha256.hex()} came, same pixels", ref
-        )
-        manifest.effects.drop.append((received.path, received.fixity.size_bytes))
+        manifest.log("header rewritten at source", f"data set {fixity.dataset_sha256.hex()} came, same pixels", ref)
+        manifest.effects.drop.append((received.path, fixity.size_bytes))
     else:
-        _second(manifest, received, ref, series_id)
+        _second(manifest, received, fixity, ref, series_id)
 
 
 def _is_kept(manifest: Manifest, series_id: int, sop: str, digest: bytes) -> bool:
@@ -52,8 +50,7 @@ def _is_kept(manifest: Manifest, series_id: int, sop: str, digest: bytes) -> boo
     return manifest.execute(sql, series_id, sop, digest).fetchone() is not None
 
 
-def _first(manifest: Manifest, received: Received, ref: InstanceRef, series_id: int) -> None:
-    fixity = received.fixity
+def _first(manifest: Manifest, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
     columns = {
         "state": int(InstanceState.STAGED), "sop_class_id": manifest.name_id(received.sop_class),
         "transfer_syntax_id": manifest.name_id(received.transfer_syntax), "size_bytes": fixity.size_bytes,
@@ -70,8 +67,7 @@ def _first(manifest: Manifest, received: Received, ref: InstanceRef, series_id: 
     )  # fmt: skip
 
 
-def _second(manifest: Manifest, received: Received, ref: InstanceRef, series_id: int) -> None:
-    fixity = received.fixity
+def _second(manifest: Manifest, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
     row = manifest.one(
         "SELECT state FROM copy WHERE series_id = ? AND sop_uid = ? AND dataset_sha256 = ?",
         series_id,
@@ -89,13 +85,13 @@ def _second(manifest: Manifest, received: Received, ref: InstanceRef, series_id:
     manifest.execute("UPDATE instance SET conflict = 1 WHERE series_id = ? AND sop_uid = ?", series_id, ref.sop)
 
 
-def _quarantined(manifest: Manifest, received: Received) -> None:
+def _quarantined(manifest: Manifest, received: Received, fixity: Fixity) -> None:
     study, series, sop = (uid if is_uid(uid) else None for uid in received.claimed)
     manifest.execute(
         "INSERT OR IGNORE INTO quarantine(study_uid, series_uid, sop_uid, file, reason, claimed, size_bytes, file_sha256, received_at) "
         "VALUES (?,?,?,?,?,?,?,?,?)",
         study, series, sop, received.path.name, received.quarantine or "not a data set", json.dumps(received.claimed),
-        received.fixity.size_bytes, received.fixity.file_sha256, now_ms(),
+        fixity.size_bytes, fixity.file_sha256, now_ms(),
     )  # fmt: skip
     if study:
         manifest.touched.add(manifest.study_id(study))

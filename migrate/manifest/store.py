@@ -163,8 +163,8 @@ class Manifest:
                 studies.planned(self, outcome)
             case StudyConfirmed(plan):
                 studies.confirmed(self, plan)
-            case InstanceStaged(received):
-                arrivals.staged(self, received)
+            case InstanceStaged(received, fixity):
+                arrivals.staged(self, received, fixity)
             case RetrieveEnded():
                 studies.retrieve_ended(self, outcome)
             case InstanceStored(item, receipt):

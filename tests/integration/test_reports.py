@@ -46,7 +46,12 @@ def fixity(text: str) -> Fixity:
 
 
 def received(study: str, sop: str, content: str = "", **more: object) -> Received:
-    return Received(Path(f"/x/{sop}{content}"), InstanceRef(study, f"{study}.1", sop), fixity(sop + content), "1.1", "1.2", **more)  # type: ignore[arg-type]
+    return Received(Path(f"/x/{sop}{content}"), InstanceRef(study, f"{study}.1", sop), fixity(sop + content).rolled, "1.1", "1.2", **more)  # type: ignore[arg-type]
+
+
+def came(received: Received) -> InstanceStaged:
+    rolled = received.rolled
+    return InstanceStaged(received, Fixity(rolled.size_bytes, rolled.dataset_sha256, rolled.dataset_sha256, rolled.crc64nvme))
 
 
 def swept(manifest: Manifest, *studies: str, claimed: int | None = None) -> int:
@@ -84,7 +89,7 @@ def proven(manifest: Manifest, proof: Proof = Proof.READ_BACK) -> None:
 
 def migrated(manifest: Manifest, study: str, *sops: str, proof: Proof = Proof.READ_BACK) -> None:
     planned(manifest, study, *sops)
-    manifest.commit([*(InstanceStaged(received(study, sop)) for sop in sops), RetrieveEnded(StudyRef(study), 0)])
+    manifest.commit([*(came(received(study, sop)) for sop in sops), RetrieveEnded(StudyRef(study), 0)])
     proven(manifest, proof)
 
 
@@ -166,9 +171,9 @@ def test_each_instance_counts_once(manifest: Manifest) -> None:
     """Missing, unexpected, conflicting and quarantined instances are counted once each, conflict before all others."""
     swept(manifest, "1.1")
     planned(manifest, "1.1", "1.1.1.1", "1.1.1.2", "1.1.1.3")
-    bad = Received(Path("/x/q"), None, fixity("q"), "", "", quarantine="cannot be walked", claimed=("1.1", "1.1.1", "1.1.1.9"))
+    bad = Received(Path("/x/q"), None, fixity("q").rolled, "", "", quarantine="cannot be walked", claimed=("1.1", "1.1.1", "1.1.1.9"))
     arrivals = [received("1.1", "1.1.1.1"), received("1.1", "1.1.1.2"), received("1.1", "1.1.1.2", "other"), received("1.1", "1.1.1.7"), bad]
-    manifest.commit([*(InstanceStaged(one) for one in arrivals), RetrieveEnded(StudyRef("1.1"), 0)])
+    manifest.commit([*(came(one) for one in arrivals), RetrieveEnded(StudyRef("1.1"), 0)])
     proven(manifest)
     document = read(manifest)
     assert document["instances"] == {"expected": 1, "staged": 0, "stored": 0, "verified": 1, "unexpected": 1, "conflict": 1, "quarantined": 1}
@@ -180,8 +185,8 @@ def test_each_instance_counts_once(manifest: Manifest) -> None:
 def test_a_quarantined_file_can_be_named_to_accept(manifest: Manifest) -> None:
     """The name that `accept` takes, the reason and the hostile UIDs stand in the detail of the study's exception."""
     swept(manifest, "1.1")
-    bad = Received(Path("/x/q"), None, fixity("q"), "", "", quarantine="cannot be walked", claimed=("1.1", "../../x", "1.9"))
-    manifest.commit([InstanceStaged(bad)])
+    bad = Received(Path("/x/q"), None, fixity("q").rolled, "", "", quarantine="cannot be walked", claimed=("1.1", "../../x", "1.9"))
+    manifest.commit([came(bad)])
     migrated(manifest, "1.1", "1.1.1.1")
     (entry,) = read(manifest)["exceptions"]
     assert "q1" in entry["detail"] and "cannot be walked" in entry["detail"] and "../../x" in entry["detail"]
@@ -192,7 +197,7 @@ def test_what_the_store_spoils_is_named(manifest: Manifest, differs: bool) -> No
     """An instance that the destination never holds is missing, one with other bytes under its key in conflict: parked or accepted."""
     swept(manifest, "1.1")
     planned(manifest, "1.1", "1.1.1.1")
-    manifest.commit([InstanceStaged(received("1.1", "1.1.1.1")), RetrieveEnded(StudyRef("1.1"), 0)])
+    manifest.commit([came(received("1.1", "1.1.1.1")), RetrieveEnded(StudyRef("1.1"), 0)])
     (item,) = items(manifest, InstanceState.STAGED)
     manifest.commit([InstanceStored(item, Receipt("k"))])
     error = "ObjectDiffers" if differs else "ObjectMissing"
@@ -209,7 +214,7 @@ def test_wrong_numbers_are_suspicious_and_block_nothing(manifest: Manifest) -> N
     """Claims of the STUDY row and of SERIES rows that differ from the IMAGE rows are listed once each, as of the last plan."""
     swept(manifest, "1.1", claimed=5)
     planned(manifest, "1.1", "1.1.1.1", notes=("series 1.1.1: 7 instances claimed, 1 listed",))
-    manifest.commit([InstanceStaged(received("1.1", "1.1.1.1")), RetrieveEnded(StudyRef("1.1"), 0)])
+    manifest.commit([came(received("1.1", "1.1.1.1")), RetrieveEnded(StudyRef("1.1"), 0)])
     proven(manifest)
     document = read(manifest)
     reasons = [entry["reason"] for entry in document["enumeration"]["suspicious"]]
@@ -247,8 +252,8 @@ def test_an_older_sweep_no_longer_blocks_and_a_newer_one_must_close(manifest: Ma
 def test_a_quarantined_file_without_a_study_blocks_until_signed(manifest: Manifest, tmp_path: Path) -> None:
     """Hostile UIDs stand JSON-escaped in an exception without a study; its acceptance is named."""
     swept(manifest)
-    bad = Received(Path("/x/q"), None, fixity("q"), "", "", quarantine="UIDs are no UIDs", claimed=("\n\u202e", HOSTILE, ""))
-    manifest.commit([InstanceStaged(bad)])
+    bad = Received(Path("/x/q"), None, fixity("q").rolled, "", "", quarantine="UIDs are no UIDs", claimed=("\n\u202e", HOSTILE, ""))
+    manifest.commit([came(bad)])
     document = read(manifest)
     (entry,) = document["exceptions"]
     assert (document["complete"], entry["study"], entry["quarantined"]) == (False, None, ["q1"])
@@ -277,7 +282,7 @@ def test_a_report_is_of_one_moment(manifest: Manifest, tmp_path: Path) -> None:
     """A commit that lands between two questions of a report changes nothing in it, in any of its files."""
     swept(manifest, "1.1")
     planned(manifest, "1.1", "1.1.1.1")
-    manifest.commit([InstanceStaged(received("1.1", "1.1.1.1")), RetrieveEnded(StudyRef("1.1"), 0)])
+    manifest.commit([came(received("1.1", "1.1.1.1")), RetrieveEnded(StudyRef("1.1"), 0)])
     reader, asked = open_reader(manifest.path), [0]
 
     def meanwhile(sql: str) -> None:

@@ -48,7 +48,7 @@ def outcomes(study: int, sop: int, content: int) -> list[object]:
     return [
         StudyFound(who, "20200101", ("CT",), 3),
         StudyPlanned(who, (SeriesPlan(ref.series, "CT", tuple(f"1.{study}.1.{n}" for n in range(1, 4))),)),
-        InstanceStaged(Received(Path(f"/x/{content}"), ref, fixity, "1.2", "1.2.1", pixel_crc64=content // 2)),
+        InstanceStaged(Received(Path(f"/x/{content}"), ref, fixity.rolled, "1.2", "1.2.1", pixel_crc64=content // 2), fixity),
         RetrieveEnded(who, 0),
         InstanceStored(item, Receipt("k")),
         InstanceVerified(item, Proof.ATTESTED),
@@ -56,7 +56,9 @@ def outcomes(study: int, sop: int, content: int) -> list[object]:
         DestinationLost(item, False, "gone"),
         DestinationLost(item, True, "differs", file_kept=True),
         Failed(who, "upload", "PutFailed", "no"),
-        InstanceStaged(Received(Path(f"/q/{content}"), None, fixity, "", "", quarantine="cut", claimed=(ref.study, ref.series, ref.sop))),
+        InstanceStaged(
+            Received(Path(f"/q/{content}"), None, fixity.rolled, "", "", quarantine="cut", claimed=(ref.study, ref.series, ref.sop)), fixity
+        ),
     ]
 
 

@@ -67,12 +67,16 @@ def plan(study: StudyRef, series: int, sops: int) -> StudyPlanned:
 
 
 def came(ref: InstanceRef, content: int) -> InstanceStaged:
-    return InstanceStaged(Received(Path(f"/x/{content}"), ref, fixity(content), "1.2", "1.2.1", pixel_crc64=content // 2))
+    return InstanceStaged(
+        Received(Path(f"/x/{content}"), ref, fixity(content).rolled, "1.2", "1.2.1", pixel_crc64=content // 2), fixity(content)
+    )
 
 
 def spoilt(ref: InstanceRef, content: int) -> InstanceStaged:
     claimed = (ref.study, ref.series, ref.sop)
-    return InstanceStaged(Received(Path(f"/q/{ref.sop}-{content}"), None, fixity(content), "", "", quarantine="cut", claimed=claimed))
+    return InstanceStaged(
+        Received(Path(f"/q/{ref.sop}-{content}"), None, fixity(content).rolled, "", "", quarantine="cut", claimed=claimed), fixity(content)
+    )
 
 
 ITEMS = st.builds(lambda ref, content, copy: Item(ref, fixity(content), copy, copy), REFS, CONTENTS, st.booleans())

@@ -57,12 +57,16 @@ def fixity(content: int) -> Fixity:
 
 
 def came(content: int, ref: InstanceRef = REF, *, pixels: int = 7) -> InstanceStaged:
-    return InstanceStaged(Received(Path(f"/x/{next(_files)}"), ref, fixity(content), "1.2.3", "1.2.1", pixel_crc64=pixels))
+    return InstanceStaged(
+        Received(Path(f"/x/{next(_files)}"), ref, fixity(content).rolled, "1.2.3", "1.2.1", pixel_crc64=pixels), fixity(content)
+    )
 
 
 def quarantined(ref: InstanceRef = REF) -> InstanceStaged:
     claimed = (ref.study, ref.series, ref.sop)
-    return InstanceStaged(Received(Path(f"/q/{next(_files)}"), None, fixity(99), "", "", quarantine="cut short", claimed=claimed))
+    return InstanceStaged(
+        Received(Path(f"/q/{next(_files)}"), None, fixity(99).rolled, "", "", quarantine="cut short", claimed=claimed), fixity(99)
+    )
 
 
 def proven(content: int, ref: InstanceRef = REF, *, copy: bool = False) -> list[InstanceStored | InstanceVerified]:

@@ -6,7 +6,6 @@ import hashlib
 import random
 import stat
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from awscrt.checksums import crc64nvme
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from migrate.model import Fixity, InstanceRef
-from migrate.staging import Incoming, Staging
+from migrate.errors import DiskFailing, LocalError
+from migrate.model import Fixity, InstanceRef, Rolled
+from migrate.staging import HELD_BYTES, Incoming, Staging
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
 CONTENT = random.Random(5).randbytes(12 << 20)
@@ -52,56 +52,80 @@ def written(incoming: Incoming, sizes: list[int]) -> bytes:
     return CONTENT[:position]
 
 
-def hashing_threads() -> int:
-    return sum(thread.name == "hash" for thread in threading.enumerate())
+def came(staging: Staging, sizes: list[int], sop: str = "1.4") -> tuple[Path, Path, Rolled]:
+    """A file that came whole, as `settle` takes it."""
+    incoming = staging.create().begin(HEADER)
+    written(incoming, sizes)
+    rolled = incoming.close()
+    return incoming.path, staging.path_of(InstanceRef("1.2", "1.3", sop), rolled.dataset_sha256), rolled
 
 
 @quick
 @given(sizes=FRAGMENTS)
 @example(sizes=[2 << 20] * 6)
+@example(sizes=[HELD_BYTES - len(HEADER)])
+@example(sizes=[HELD_BYTES - len(HEADER), 1])
+@example(sizes=[HELD_BYTES, 100, 100, 40 << 10, 100])
 def test_any_fragmentation_gives_the_fixity_of_the_whole(staging: Staging, sizes: list[int]) -> None:
-    """However the bytes are cut, file, hashes and CRC are those of the whole, and no thread is left."""
-    incoming = staging.create(HEADER)
+    """However the bytes are cut, file, hashes and CRC are those of the whole, at the receipt and when it is durable."""
+    incoming = staging.create().begin(HEADER)
     content = written(incoming, sizes)
-    assert incoming.close() == expected_fixity(content)
+    rolled = incoming.close()
+    assert rolled == expected_fixity(content).rolled
     assert incoming.path.read_bytes() == HEADER + content
-    assert hashing_threads() == 0
-    incoming.path.unlink()
+    assert (incoming.whole is None) == (rolled.size_bytes > HELD_BYTES)
+    assert incoming.whole is None or bytes(incoming.whole) == HEADER + content
+    final = staging.path_of(InstanceRef("1.2", "1.3", "1.4"), rolled.dataset_sha256)
+    assert staging.settle([(incoming.path, final, rolled)]) == [expected_fixity(content)]
+    assert final.read_bytes() == HEADER + content
+    final.unlink()
 
 
-@pytest.mark.parametrize(("size", "threads"), [(1 << 20, 0), (6 << 20, 1)])
-def test_a_discarded_file_leaves_nothing(staging: Staging, size: int, threads: int) -> None:
-    """Only a large file has a second thread; discarding ends it and removes the file, and may be done twice."""
-    incoming = staging.create(HEADER)
-    written(incoming, [size // 2, size // 2, 100])
-    assert hashing_threads() == threads
+@pytest.mark.parametrize("size", [0, 1 << 10, 6 << 20])
+def test_a_discarded_file_leaves_nothing(staging: Staging, size: int) -> None:
+    """Discarding removes the file, whether or not something was written, and may be done twice."""
+    incoming = staging.create().begin(HEADER)
+    written(incoming, [size // 2, size // 2])
     incoming.discard()
     incoming.discard()
-    assert hashing_threads() == 0
     assert list(staging.incoming.iterdir()) == []
 
 
-def test_a_digest_that_fails_is_an_error_of_the_disk(staging: Staging) -> None:
-    """What goes wrong in the second thread is raised as OSError by close, never swallowed, and blocks nobody."""
-    incoming = staging.create(HEADER)
-    written(incoming, [5 << 20, 1])
-    assert incoming._helper is not None
-    incoming._helper._digest = None  # type: ignore[assignment]
-    written(incoming, [1 << 20] * 6)
-    with pytest.raises(OSError, match="checksum"):
-        incoming.close()
-    incoming.discard()
-    assert hashing_threads() == 0
-    assert not incoming.path.exists()
+@pytest.mark.parametrize("spoil", ["flip", "cut", "grow"])
+@pytest.mark.parametrize("size", [1000, 3 << 20])
+def test_what_the_disk_spoilt_is_never_settled(staging: Staging, spoil: str, size: int) -> None:
+    """A file that differs from what came by one bit or one byte ends the batch: nothing of it gets its final name."""
+    batch = [came(staging, [size], f"1.{number}") for number in range(6)]
+    with batch[3][0].open("r+b") as file:
+        if spoil == "flip":
+            file.seek(size // 2)
+            byte = file.read(1)[0]
+            file.seek(size // 2)
+            file.write(bytes((byte ^ 1,)))
+        else:
+            file.truncate(len(HEADER) + size + (1 if spoil == "grow" else -1))
+    with pytest.raises(DiskFailing, match="does not read back"):
+        staging.settle(batch)
+    assert list(staging.ready.rglob("*.dcm")) == []
+    assert staging.held_bytes == 0
+    others = batch[:3] + batch[4:]
+    assert [fixity.rolled for fixity in staging.settle(others)] == [rolled for _, _, rolled in others]
+
+
+def test_a_settling_that_fails_midway_counts_what_was_renamed(staging: Staging) -> None:
+    """The held bytes are those on the disk also when a rename fails after others went well."""
+    batch = [came(staging, [1000], "1.1"), came(staging, [2000], "1.2")]
+    batch[1][1].mkdir(parents=True)  # a folder stands where the second file is to go
+    with pytest.raises(LocalError):
+        staging.settle(batch)
+    assert batch[0][1].stat().st_size == staging.held_bytes == len(HEADER) + 1000
 
 
 def test_files_and_folders_are_for_their_owner_only(staging: Staging) -> None:
     """Files are 0600 and folders 0700, on the way in and when they are durable."""
-    incoming = staging.create(HEADER)
-    fixity = incoming.close()
-    part_mode = stat.S_IMODE(incoming.path.stat().st_mode)
-    final = staging.path_of(InstanceRef("1.2", "1.3", "1.4"), fixity.dataset_sha256)
-    staging.settle([(incoming.path, final, fixity.size_bytes)])
+    part, final, rolled = came(staging, [0])
+    part_mode = stat.S_IMODE(part.stat().st_mode)
+    staging.settle([(part, final, rolled)])
     assert (part_mode, stat.S_IMODE(final.stat().st_mode)) == (0o600, 0o600)
     folders = [staging.root, *(path for path in staging.root.rglob("*") if path.is_dir())]
     assert {0o700} == {stat.S_IMODE(folder.stat().st_mode) for folder in folders}
@@ -116,21 +140,15 @@ def test_held_bytes_are_those_on_the_disk(steps: list[tuple[str, int, int]]) -> 
         staging = Staging(Path(folder), reserve_bytes=0)
         for step, which, extra in steps:
             if step == "settle":
-                batch = []
-                for number in range(which, which + extra + 1):
-                    incoming = staging.create(HEADER)
-                    written(incoming, [100 * (number + 1)])
-                    fixity = incoming.close()
-                    final = staging.path_of(InstanceRef("1.2", "1.3", f"1.{number}"), fixity.dataset_sha256)
-                    batch.append((incoming.path, final, fixity.size_bytes))
-                staging.settle(batch)
+                numbers = range(which, which + extra + 1)
+                staging.settle([came(staging, [100 * (number + 1)], f"1.{number}") for number in numbers])
             elif step == "release":
                 for path in sorted(staging.ready.glob("*/*"))[: which + 1]:
                     size = path.stat().st_size
                     staging.release(path, size)
                     staging.release(path, size)  # once more, as after a restart
             else:
-                staging.create(HEADER).close()  # broken off
+                staging.create().begin(HEADER).close()  # broken off
                 staging.close()
                 kept = set(sorted(staging.ready.glob("*/*"))[:which])
                 staging = Staging(Path(folder), reserve_bytes=0)
