@@ -26,7 +26,7 @@ FAULTS: dict[str, str] = {
     "null-dates": "knows no StudyDate and StudyTime of every 7th study",
     "null-times": "knows no StudyTime of every 5th study",
     "empty-studies": "lists every 9th study with 0 images, and has none",
-    "wrong-counts": "counts one image and one series too many or too few in every 4th study",
+    "wrong-counts": "counts one image (of the study, of each series) and one series too many or too few in every 4th study",
     "no-counts": "never tells how many images and series there are",
     "odd-names": "sends names and descriptions whose bytes do not fit the character set that is declared, if any",
     "padded-uids": "pads UIDs in its answers with spaces",

@@ -54,10 +54,9 @@ class Holdings(Archive):
             known["shape"] = ((kind, count + (number in self._grown) - (number in self._shrunk)), *others)
         study = plain.but(**known) if known else plain
         if "no-counts" in self._conduct:
-            return study.but(claimed_series="", claimed_images="")
+            return study.but(claimed_off_by=None)
         if "wrong-counts" in self._conduct and number % 4 == 1:
-            by = 1 if number % 8 == 1 or not study.shape else -1
-            return study.but(claimed_series=str(len(study.shape) + by), claimed_images=str(study.instance_count + by))
+            return study.but(claimed_off_by=1 if number % 8 == 1 or not study.shape else -1)
         return study
 
     def numbered(self, numbers: range) -> Iterator[StudyRecord]:

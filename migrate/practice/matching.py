@@ -53,14 +53,14 @@ _OF_STUDY: dict[int, Value] = {
     DESCRIPTION: lambda match: match.study.description,
     dimse.STUDY_UID: lambda match: match.study.uid,
     STUDY_ID: lambda match: str(match.study.number),
-    SERIES_IN_STUDY: lambda match: match.study.claimed_series,
-    INSTANCES_IN_STUDY: lambda match: match.study.claimed_images,
+    SERIES_IN_STUDY: lambda match: match.study.claim(len(match.study.shape)),
+    INSTANCES_IN_STUDY: lambda match: match.study.claim(match.study.instance_count),
 }
 _OF_SERIES: dict[int, Value] = {
     MODALITY: lambda match: match.series.modality if match.series else "",
     dimse.SERIES_UID: lambda match: match.series.uid if match.series else "",
     SERIES_NUMBER: lambda match: match.series.uid.rsplit(".", 1)[1] if match.series else "",
-    INSTANCES_IN_SERIES: lambda match: str(len(match.series.instances)) if match.series else "",
+    INSTANCES_IN_SERIES: lambda match: match.study.claim(len(match.series.instances)) if match.series else "",
 }
 _OF_IMAGE: dict[int, Value] = {
     dimse.SOP_UID: lambda match: match.instance.sop if match.instance else "",

@@ -73,9 +73,11 @@ class StudyRecord:
     """A study as an archive's database knows it: everything is computed when it is first asked for.
 
     `date` is YYYYMMDD or "" (unknown), `charset` is (0008,0005), `shape` is (kind, number of images) of each series;
-    `claimed_series` and `claimed_images` are what the database says in answers. `known` says what differs from
+    `claimed_off_by` is by how much the database miscounts, None where it never counts. `known` says what differs from
     what the archive would make.
     """
+
+    claimed_off_by: int | None = 0
 
     def __init__(self, archive: Archive, number: int, **known: object) -> None:
         self._archive, self.number = archive, number
@@ -115,13 +117,9 @@ class StudyRecord:
     def instance_count(self) -> int:
         return sum(count for _, count in self.shape)
 
-    @cached_property
-    def claimed_series(self) -> str:
-        return str(len(self.shape))
-
-    @cached_property
-    def claimed_images(self) -> str:
-        return str(self.instance_count)
+    def claim(self, count: int) -> str:
+        """What the database says where there are `count` series or images."""
+        return "" if self.claimed_off_by is None else str(max(count + self.claimed_off_by, 0))
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -189,12 +189,16 @@ def test_what_the_database_says(tmp_path: Path) -> None:
                 raw.decode("utf-8")
         declared = [row.get("SpecificCharacterSet") for row in rows]
         assert Counter(declared) == {None: 7, "ISO IR 192": 7, "Not Supplied": 6}
+        row = find(pacs, tmp_path, "SERIES", f"StudyInstanceUID={STUDIES[5].uid}", "NumberOfSeriesRelatedInstances")[0][0]
+        assert len(STUDIES[5].series[0].instances) - 1 == int(row.NumberOfSeriesRelatedInstances)
         above = f"StudyInstanceUID={STUDIES[8].uid}"
         assert not find(pacs, tmp_path, "SERIES", above, "SeriesInstanceUID")[0]
     with PracticePacs(ARCHIVE, faults=["no-counts"]) as pacs:
         rows, _ = find(pacs, tmp_path, "STUDY", *counts)
         assert {None} == {row.NumberOfStudyRelatedInstances for row in rows}
         assert {None} == {row.NumberOfStudyRelatedSeries for row in rows}
+        rows, _ = find(pacs, tmp_path, "SERIES", f"StudyInstanceUID={STUDIES[1].uid}", "NumberOfSeriesRelatedInstances")
+        assert {None} == {row.NumberOfSeriesRelatedInstances for row in rows}
 
 
 def test_repeated_rows(tmp_path: Path) -> None:
