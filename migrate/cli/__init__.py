@@ -8,7 +8,7 @@ import sys
 import click
 
 from migrate import __version__
-from migrate.cli import deciding, looking, moving, starting
+from migrate.cli import deciding, looking, moving, probing, starting
 from migrate.cli.frame import EXIT_CODES, say_error
 from migrate.errors import PacsMigrateError
 
@@ -24,7 +24,7 @@ def cli() -> None:
     """Move every image of an old PACS into object storage, resumably, and prove that nothing is missing."""
 
 
-for command in (starting.demo, starting.init, looking.check, moving.enumerate_, moving.run, looking.status, moving.verify,
+for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, moving.verify,
                 deciding.retry, deciding.accept, looking.report, starting.practice_pacs):  # fmt: skip
     cli.add_command(command)
 

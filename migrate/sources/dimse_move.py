@@ -76,7 +76,7 @@ class DimseMove:
                 receiver.ae_title,
                 receiver.host,
                 receiver.port,
-                tuple(address for name in receiver.allow for address in _addresses(name)),
+                tuple(address for name in receiver.allow for address in addresses(name)),
                 receiver.allow_ae,
                 receiver.max_pdu,
                 "durable" if receiver.ack == "durable" else "received",
@@ -283,7 +283,7 @@ class _Attempt:
         return f"C-MOVE ended with status {result.status:04X}, {result.completed} completed, {result.failed} failed."
 
 
-def _addresses(name: str) -> list[str]:
+def addresses(name: str) -> list[str]:
     """The addresses behind a host name; a network or an address stands for itself."""
     if "/" in name:
         return [name]

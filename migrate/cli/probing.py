@@ -1,0 +1,66 @@
+"""The verb that asks a PACS for its habits: probe."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from migrate.cli.frame import load, verb
+from migrate.config import Config
+from migrate.errors import UsageError
+from migrate.migration import Migration
+from migrate.model import HabitLearned
+from migrate.reports.habits import habits_page, questions, words
+from migrate.sources.dimse_probe import DimseProbe
+from migrate.staging import Staging
+
+
+def recorded(habits: list[HabitLearned]) -> list[HabitLearned]:
+    """What goes on record: nothing unknown, and a cap only as the number that sweeps reckon with."""
+    return [habit for habit in habits if habit.value != "unknown" and (habit.name != "cap" or habit.value.isdigit())]
+
+
+def ask_habits(config: Config) -> list[HabitLearned]:
+    """Ask, and put on record what was found, under the manifest's lock. Raises SourceUnreachable, SourceRefused, PortInUse."""
+    with Migration(config, "probe") as migration:
+        staging = Staging(config.staging)
+        before = set(staging.incoming.iterdir())
+        try:
+            habits = DimseProbe(config.source, config.receiver, migration.queue.habits()).run(staging)
+        finally:
+            for path in set(staging.incoming.iterdir()) - before:
+                path.unlink(missing_ok=True)
+            staging.close()
+            staging.tidy()
+        migration.manifest.commit(recorded(habits))
+        migration.exit_code = 0
+    return habits
+
+
+@verb("probe", json=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for probe.md; default: report/ beside the configuration."
+)
+def probe(config_path: Path, as_json: bool, out: Path | None) -> int:
+    """Ask the PACS for its habits, in less than two minutes: a page, and what to ask its vendor."""
+    config = load(config_path)
+    folder = out or config.path.parent / "report"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.", hint="Name another one with --out.") from error
+    habits = ask_habits(config)
+    page = folder / "probe.md"
+    page.write_text(habits_page(habits, config.source_identity, time.strftime("%Y-%m-%d", time.gmtime())), encoding="utf-8")
+    if as_json:
+        shown = [{"name": habit.name, "value": habit.value, "detail": habit.detail, "effect": words(habit).effect} for habit in habits]
+        click.echo(json.dumps({"habits": shown, "questions": questions(habits)}, indent=1))
+    else:
+        rows = [(habit.name, habit.value, habit.detail, words(habit).effect) for habit in habits]
+        click.echo(tabulate(rows, headers=("habit", "value", "finding", "what we do"), maxcolwidths=[None, 24, 44, 44]))
+        click.echo(f"Page, with questions to the vendor: {page}")
+    return 0
