@@ -14,7 +14,7 @@ from migrate.dicom import dimse
 from migrate.dicom.dimse import BadCommand, BadIdentifier
 from migrate.dicom.scu import Level, Peer, clean_text
 from migrate.dicom.upper_layer import AcceptedContext, Association, ProposedContext, Rejected
-from migrate.dicom.wire import UpperLayerError
+from migrate.dicom.wire import TimedOut, UpperLayerError
 
 STUDY_ROOT_GET, PATIENT_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.1.3"
 MODELS: Mapping[str, Mapping[str, str]] = {
@@ -31,7 +31,8 @@ _TOLD_S, _TOLD_ROWS = 0.5, 1000  # so long, or so much, after C-CANCEL shows tha
 class Answer:
     """What came of a question. `status` is the final one, None where none came; `cut`: we stopped it at a limit.
 
-    `cancelled`: True: C-CANCEL ended it, False: it went on regardless, None: not sent, or over too soon to tell.
+    `cancelled`: True: C-CANCEL ended it, False: it went on regardless, None: not sent, or over too soon to tell. `broken`: the
+    association ended under it. `unreadable`: rows that could not be decoded.
     """
 
     rows: list[dict[int, str]] = field(default_factory=list)
@@ -39,11 +40,13 @@ class Answer:
     cut: bool = False
     cancelled: bool | None = None
     saw_ff01: bool = False
+    broken: bool = False
+    unreadable: int = 0
     padded: bool | None = None  # UIDs padded with more than the one NUL that makes them even (PS3.5 9.1); None: no UID seen
 
     @property
     def whole(self) -> bool:
-        return self.status == dimse.SUCCESS and not self.cut
+        return self.status == dimse.SUCCESS and not self.cut and not self.unreadable
 
     @property
     def refused(self) -> bool:
@@ -146,10 +149,12 @@ class Questioner:
                     answer.cut = True
                     answer.cancelled = self._cancel(association, context)
                     break
-        except (UpperLayerError, BadCommand, BadIdentifier, ValueError):
-            pass
-        if association.open and answer.status is None and answer.cancelled is None:
+            else:
+                answer.broken = True  # released
+        except TimedOut:
             answer.cut = True
+        except (UpperLayerError, BadCommand, ValueError):
+            answer.broken = True
         if not (association.open and answer.cancelled):
             association.abort()
         return answer
@@ -215,7 +220,8 @@ def _take(answer: Answer, message: dimse.Message, syntax: str, query: Mapping[in
     try:
         raw = dimse.decode_identifier(message.dataset or b"", syntax)
     except BadIdentifier:
-        return True  # a row that nobody can read tells nothing
+        answer.unreadable += 1
+        return True
     for tag in (dimse.STUDY_UID, dimse.SERIES_UID, dimse.SOP_UID):
         if value := raw.get(tag):
             uid = clean_text(value).encode()

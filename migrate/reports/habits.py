@@ -47,6 +47,10 @@ _WORDS: dict[tuple[str, str], Words] = {
         "What is listed counts; numbers that differ are in the report.", "Why do numbers of images differ from what is listed? Is there a repair run?"
     ),
     ("counters", "absent"): Words("What is listed counts; a study that hides images from its list cannot be told from its numbers."),
+    ("breaks_off", "yes"): Words("A broken answer counts as none and is asked again, then in parts.", "What ends associations amid an answer?"),
+    ("unreadable_rows", "yes"): Words(
+        "An answer with such a row counts as none and is asked again, then in parts.", "Which studies have damaged database entries? Can they be repaired?"
+    ),
     ("padded_uids", "yes"): Words("The padding is taken off."),
     ("ff01", "yes"): Words("FF01 counts as FF00; keys of which the PACS says so may be ignored, which is checked by the rows."),
     ("cancel", "no"): Words("The association is aborted instead.", "Is it safe for the PACS if we abort an association to end an answer?"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import string
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,7 @@ _IGNORES = {_DATE: "ignores_date", _TIME: "ignores_time", _MODALITIES: "ignores_
 
 NAMES: tuple[str, ...] = (
     "study_root", "patient_root", "insists_on_patient_id", "relational", "associations", "keyless", "cap", *_IGNORES.values(),
-    "day_range", "open_range", "undated", "counters", "padded_uids", "ff01", "cancel", "same_uids", "same_bytes",
+    "day_range", "open_range", "undated", "counters", "breaks_off", "unreadable_rows", "padded_uids", "ff01", "cancel", "same_uids", "same_bytes",
     "transfer_syntaxes", "move_originator",
 )  # fmt: skip
 """The habits, by their stable names, in the order in which they are told."""
@@ -111,9 +112,9 @@ class DimseProbe:
             plans = self._plans()
             self._relational(plans)
             self._cancel()
+            self._questioner.close()  # a PACS that allows one association at a time needs it for the C-MOVE
             if staging is not None and self._moves:
                 self._retrieve(plans, staging)
-            self._questioner.close()
         return self._told()
 
     def _told(self) -> list[HabitLearned]:
@@ -123,10 +124,18 @@ class DimseProbe:
     # -- asking
     def _ask(
         self, level: Level, keys: Mapping[int, str], wanted: Sequence[int] = _WANTED, *, most: int = _FEW, limit_s: float = _QUESTION_S,
-        cancel_after: int | None = None,
+        cancel_after: int | None = None, again: bool = False,
     ) -> Answer:  # fmt: skip
+        """One question; once more where its answer was spoilt."""
         assert self._questioner is not None
         answer = self._questioner.ask(level, {**self._base, **keys}, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after)
+        for name, happened, text in (("breaks_off", answer.broken, "Answers break off."), ("unreadable_rows", answer.unreadable, "Some rows cannot be decoded.")):
+            if happened:
+                self._learn(name, "yes", text)
+            elif answer.whole and name not in self._habits:
+                self._learn(name, "no", "Answers come to their end." if name == "breaks_off" else "All rows can be decoded.")
+        if (answer.broken or answer.unreadable) and not again:
+            return self._ask(level, keys, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after, again=True)
         if answer.saw_ff01:
             self._learn("ff01", "yes", "Rows come with FF01: some optional keys are not supported.")
         elif answer.rows and "ff01" not in self._habits:
@@ -197,21 +206,29 @@ class DimseProbe:
             if len(rows) > best:
                 best, self._base = len(rows), {_PATIENT: patient}
         if best and len(ids) > 1:
-            self._patient_pattern(ids)
+            self._patient_pattern(ids, len(ids) if found.whole else None)
+        self._seen.clear()  # those of the chosen patient are shown again
         return best > 0
 
-    def _patient_pattern(self, ids: list[str]) -> None:
-        """PATIENT level: a prefix that fits some and not all."""
-        prefix = ids[0][:1]
-        for length in range(1, len(ids[0]) + 1):
-            prefix = ids[0][:length]
-            if any(not one.startswith(prefix) for one in ids):
-                break
-        rows = self._ask("PATIENT", {_PATIENT: f"{prefix}*"}, (_PATIENT,)).rows
-        if any(not row.get(_PATIENT, "").casefold().startswith(prefix.casefold()) for row in rows):
-            self._learn("ignores_patient_id", "yes", "A PatientID with a wildcard shows patients that do not fit.")
-        elif rows:
-            self._learn("ignores_patient_id", "no", "PatientID with a wildcard is matched.")
+    def _patient_pattern(self, ids: list[str], count: int | None) -> None:
+        """PATIENT level: parts of all patients by the first character in which PatientIDs differ show ignored keys, and a cap at `count`."""
+        low, high = min(ids), max(ids)
+        prefix = low[: next((at for at, (one, other) in enumerate(zip(low, high, strict=False)) if one != other), len(low))]
+        more: set[str] = set()
+        believed = True
+        for character in string.digits + string.ascii_uppercase:
+            part = prefix + character
+            answer = self._ask("PATIENT", {_PATIENT: f"{part}*"}, (_PATIENT,), limit_s=2)
+            if any(not row.get(_PATIENT, "").casefold().startswith(part.casefold()) for row in answer.rows):
+                self._learn("ignores_patient_id", "yes", "A PatientID with a wildcard shows patients that do not fit.")
+                return
+            more |= {row[_PATIENT] for row in answer.rows} - set(ids)
+            believed = believed and answer.whole and len(answer.rows) < len(ids)
+        self._learn("ignores_patient_id", "no", "PatientID with a wildcard is matched.")
+        if more and count:
+            self._learn("cap", str(count), f"The PACS caps its answers: {count} patients for a question without a key, and its parts show more.")
+        elif count and believed:
+            self._learn("cap", "none", f"None up to {count} rows: all patients are no more than their parts.")
 
     def _narrower(self) -> None:
         """Years, then months, then days, the newest first, until one shows a few studies."""
@@ -221,6 +238,8 @@ class DimseProbe:
             for _ in range(count):
                 first = last - datetime.timedelta(days - 1)
                 answer = self._ask("STUDY", {_DATE: f"{first:%Y%m%d}-{last:%Y%m%d}" if days > 1 else f"{last:%Y%m%d}"}, limit_s=3)
+                if answer.rows:
+                    self._learn("insists_on_patient_id", "no", "Studies are shown without a PatientID.")
                 if len(self._seen) >= 2 or not self._clock.left_s:
                     return
                 if answer.refused:
@@ -234,7 +253,7 @@ class DimseProbe:
             self._learn("cap", known, f"Sweeps have found that answers are capped at {known} rows.")
             return
         dates = sorted(row[_DATE] for row in self._seen.values() if _is_day(row.get(_DATE, "")))
-        if not dates:
+        if not dates or "cap" in self._habits:
             return
         if self._baseline.whole:
             middle = dates[len(dates) // 2]
@@ -329,7 +348,7 @@ class DimseProbe:
         newer, older = self._ask("STUDY", {_DATE: f"{days[-1]}-"}), self._ask("STUDY", {_DATE: f"-{days[0]}"})
         if newer.refused or older.refused:
             self._learn("open_range", "refused", "Ranges with an open end are refused.")
-        elif (newer.rows or newer.whole) and (older.rows or older.whole):
+        elif (newer.cut or newer.whole) and (older.cut or older.whole):
             right = all(row.get(_DATE, "") >= days[-1] for row in newer.rows) and all(row.get(_DATE, "") <= days[0] for row in older.rows)
             found = (newer.cut or any(row.get(_DATE) == days[-1] for row in newer.rows)) and (
                 older.cut or any(row.get(_DATE) == days[0] for row in older.rows)
