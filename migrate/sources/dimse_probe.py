@@ -516,7 +516,7 @@ class DimseProbe:
             self._learn("same_uids", "yes", f"{len(both)} images came under the same UIDs twice.")
         if not both:
             return
-        differing = [ref for ref in both if first.received[ref].fixity.dataset_sha256 != second.received[ref].fixity.dataset_sha256]
+        differing = [ref for ref in both if first.received[ref].rolled.dataset_sha256 != second.received[ref].rolled.dataset_sha256]
         if not differing:
             self._learn("same_bytes", "yes", f"{len(both)} images came with the same bytes twice.")
             return
