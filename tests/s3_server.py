@@ -34,12 +34,12 @@ class S3Server:
     endpoint_url: str
     pid: int
 
-    def client(self) -> Any:
+    def client(self, *, attempts: int = 3) -> Any:
         """A raw boto3 client, for what the package itself must not do (overwrite, delete)."""
         return boto3.client(
             "s3", endpoint_url=self.endpoint_url, aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "max_attempts": 3}),
+            config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard", "total_max_attempts": attempts}),
         )  # fmt: skip
 
     def new_bucket(self, *, versioned: bool = False) -> str:
@@ -121,7 +121,7 @@ def _running(command: list[str], log: Path, endpoint_url: str) -> Iterator[S3Ser
 
 def _await_storing(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until an object can be put: a listening port alone does not mean that there is a volume to write to."""
-    client, deadline = server.client(), time.monotonic() + _START_LIMIT_S
+    client, deadline = server.client(attempts=1), time.monotonic() + _START_LIMIT_S
     while True:
         try:
             if "warm-up" not in {bucket["Name"] for bucket in client.list_buckets().get("Buckets", [])}:
