@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from migrate.errors import Interrupted, LocalError, PacsMigrateError
+from migrate.errors import DiskFull, Interrupted, LocalError, PacsMigrateError
 from migrate.manifest import Effects, Manifest
 from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
 
@@ -228,6 +228,7 @@ class Pipeline:
                     due = next_due_s()
                     waits = [wait for wait in (*pauses, due) if wait is not None]
                     if not waits:
+                        _expect_open(stages)
                         return
                     self._wake.wait(min(max(min(waits), 0.01), 5.0))
                 else:
@@ -287,7 +288,8 @@ class Pipeline:
         """A peer that was there and is gone is tried again with back-off; any other error of scope run ends the run."""
         now = time.monotonic()
         since = stage.failing_since or now
-        if not error.retryable or stage.side not in self._contacted or now - since > self._unreachable_s:
+        lasting = not error.retryable or isinstance(error, LocalError)  # this machine is no peer that comes back
+        if lasting or stage.side not in self._contacted or now - since > self._unreachable_s:
             self._ended_by = self._ended_by or error
             return
         stage.failing_since, stage.paused_until = since, now + stage.wait_s
@@ -313,6 +315,13 @@ class Pipeline:
 
     def _threads_alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
+
+
+def _expect_open(stages: list[Stage]) -> None:
+    """Raises DiskFull where a stage has work left and its gate stays shut although nothing is under way."""
+    for stage in stages:
+        if not stage.gate() and any(True for _ in stage.ready(set(), 1)):
+            raise DiskFull(f"Staging is full: there is no room to {stage.name} what is left.")
 
 
 def _listed(work: Callable[[Any], Iterable[Outcome]], job: Any) -> list[Outcome]:

@@ -125,6 +125,8 @@ class Staging:
         self._process, self._numbers = os.getpid(), itertools.count()
         self._lock = threading.Lock()
         self._held_bytes = 0
+        self.turned_away = 0
+        self.trouble: OSError | None = None
         self._pool = ThreadPoolExecutor(_SETTLERS, thread_name_prefix="settle")
         self._room_until = 0.0
         free = shutil.disk_usage(root).free
@@ -145,6 +147,12 @@ class Staging:
                 return False
             self._room_until = now + _ROOM_S
         return True
+
+    def turn_away(self, error: OSError) -> None:
+        """Note that a data set could not be taken, and why: who asked for it must know that it was not the peer."""
+        with self._lock:
+            self.turned_away += 1
+            self.trouble = error
 
     def above_high_water(self) -> bool:
         """True when so much lies here that nothing more should be asked for."""

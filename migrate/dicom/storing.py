@@ -149,6 +149,7 @@ class Session:
     def _refuse(self, store: _Store, error: OSError) -> None:
         incoming, store.incoming = store.incoming, None
         store.status = dimse.OUT_OF_RESOURCES
+        self._staging.turn_away(error)
         log.error("a data set is refused, it cannot be written: %s", error.strerror or error)
         if incoming is not None:
             with contextlib.suppress(OSError):

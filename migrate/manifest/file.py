@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from migrate import __version__
-from migrate.errors import DiskFailing, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest
+from migrate.errors import DiskFailing, DiskFull, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest
 from migrate.host import try_lock
 from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 from migrate.staging import local_error
+
+_LEAST_FREE_BYTES = 256 << 10  # SQLite's log and shared memory grow by less than that at once
 
 
 def now_ms() -> int:
@@ -25,7 +30,7 @@ def now_ms() -> int:
 class Lock:
     """One process a manifest: an advisory lock on `<manifest>.lock`, which names host and pid, and dies with the process.
 
-    Raises ManifestLocked with who holds it.
+    Raises ManifestLocked with who holds it, LocalError.
     """
 
     def __init__(self, manifest: Path) -> None:
@@ -39,8 +44,12 @@ class Lock:
             holder = os.read(self._fd, 200).decode("utf-8", "replace").strip() or "another process"
             os.close(self._fd)
             raise ManifestLocked(f"The manifest {manifest} is in use by {holder}.")
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
+        try:
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
+        except OSError as error:
+            os.close(self._fd)
+            raise local_error(error, "writing the manifest's lock file") from error
 
     def __enter__(self) -> Lock:
         return self
@@ -66,9 +75,7 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     except sqlite3.OperationalError:
         return 0
     except sqlite3.DatabaseError as error:
-        raise ManifestError(
-            f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file."
-        ) from error
+        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
     return int(row[0]) if row else 0
 
 
@@ -96,16 +103,31 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
                                (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip
     except sqlite3.OperationalError as error:
-        raise DiskFailing(
-            f"The manifest {path} cannot be opened: {error}.", hint="Check the folder's rights and the disk."
-        ) from error
+        raise disk_error(error, path, "opened", hint="Check the folder's rights and the disk.") from error
     except sqlite3.DatabaseError as error:
-        raise ManifestError(
-            f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file."
-        ) from error
+        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
     except OSError as error:
         raise local_error(error, "opening the manifest") from error
     return connection
+
+
+def disk_error(error: sqlite3.Error, path: Path, done: str = "written", *, hint: str | None = None) -> DiskFull | DiskFailing:
+    """What SQLite's trouble with a manifest's disk means: full where it says so, or where next to nothing is free."""
+    full = getattr(error, "sqlite_errorname", "").startswith("SQLITE_FULL")
+    with contextlib.suppress(OSError):  # without room for its shared memory it only says "disk I/O error"
+        full = full or shutil.disk_usage(path.parent).free < _LEAST_FREE_BYTES
+    if full:
+        return DiskFull(f"The disk is full: the manifest cannot be {done}.")
+    return DiskFailing(f"The manifest {path} cannot be {done}: {error}.", hint=hint)
+
+
+@contextlib.contextmanager
+def telling_disk(path: Path) -> Iterator[None]:
+    """Turns sqlite3.OperationalError inside into DiskFull or DiskFailing."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise disk_error(error, path) from error
 
 
 def _refuse_newer(version: int, path: Path) -> None:
@@ -118,9 +140,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise NoManifest(f"There is no manifest {path}.")
     try:
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30
-        )
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
         _refuse_newer(schema_version(connection, path), path)
     except sqlite3.OperationalError as error:
         raise ManifestError(f"The manifest {path} cannot be read: {error}.") from error
@@ -146,12 +166,8 @@ def with_begin(connection: sqlite3.Connection, work: object) -> None:
 
 def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> None:
     """Write down which PACS and destination this manifest is for, or compare. Raises IdentityMismatch."""
-    known = dict(
-        connection.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination', 'migration')").fetchall()
-    )
+    known = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination', 'migration')").fetchall())
     for key, value in identity.items():
         if key != "migration" and known.get(key, value) != value:
             raise IdentityMismatch(f"This manifest belongs to the {key} {known[key]}, not to {value}.")
-    with_begin(
-        connection, lambda: connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items()))
-    )
+    with_begin(connection, lambda: connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items())))

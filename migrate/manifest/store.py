@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import cast
 
 from migrate import __version__
-from migrate.errors import DiskFailing, DiskFull, LawBroken
+from migrate.errors import LawBroken
 from migrate.manifest import arrivals, settlement, studies, windows
-from migrate.manifest.file import claim_identity, now_ms, open_writer
+from migrate.manifest.file import claim_identity, disk_error, now_ms, open_writer, telling_disk
 from migrate.model import (
     DestinationLost,
     Failed,
@@ -62,7 +62,8 @@ class Manifest:
     def __init__(self, path: Path, *, identity: dict[str, str], policy: RetryPolicy, create: bool = True) -> None:
         self.path, self.policy = path, policy
         self.connection = open_writer(path, create=create)
-        claim_identity(self.connection, identity)
+        with telling_disk(path):
+            claim_identity(self.connection, identity)
         self.run_id = 0
         self.first_sweep: int | None = None
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
@@ -77,19 +78,20 @@ class Manifest:
     # -- runs
     def begin_run(self, verb: str, operator: str, config_sha256: str) -> int:
         """Record that a command has begun; its number stands in every event."""
-        cursor = self.connection.execute(
-            "INSERT INTO run(verb, operator, host, pid, version, sqlite_version, config_sha256, started_at) VALUES (?,?,?,?,?,?,?,?)",
-            (
-                verb,
-                operator,
-                socket.gethostname(),
-                os.getpid(),
-                __version__,
-                sqlite3.sqlite_version,
-                config_sha256,
-                now_ms(),
-            ),
-        )
+        with telling_disk(self.path):
+            cursor = self.connection.execute(
+                "INSERT INTO run(verb, operator, host, pid, version, sqlite_version, config_sha256, started_at) VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    verb,
+                    operator,
+                    socket.gethostname(),
+                    os.getpid(),
+                    __version__,
+                    sqlite3.sqlite_version,
+                    config_sha256,
+                    now_ms(),
+                ),
+            )
         self.run_id = int(cursor.lastrowid or 0)
         return self.run_id
 
@@ -98,7 +100,8 @@ class Manifest:
 
     def set_meta(self, key: str, value: str) -> None:
         """Write down one fact about the manifest as a whole."""
-        self.connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value))
+        with telling_disk(self.path):
+            self.connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value))
 
     def close(self) -> None:
         """Checkpoint and close; the file alone is whole then."""
@@ -137,7 +140,7 @@ class Manifest:
             raise LawBroken(f"The manifest refused a step: {error}.") from error
         except sqlite3.Error as error:
             self._forget()
-            raise _disk_error(error) from error
+            raise disk_error(error, self.path) from error
         self.checkpoint(_CHECKPOINT_BYTES)
         return self.effects
 
@@ -145,7 +148,8 @@ class Manifest:
         """Move the write-ahead log into the file when it is larger than that; by the writer alone."""
         wal = self.path.with_name(self.path.name + "-wal")
         if wal.exists() and wal.stat().st_size > over_bytes:
-            self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            with telling_disk(self.path):
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _forget(self) -> None:
         """After a rollback the caches may name rows that are not there."""
@@ -281,9 +285,3 @@ class Manifest:
         if len(cache) > 50_000:
             cache.clear()
         cache[key] = value
-
-
-def _disk_error(error: sqlite3.Error) -> DiskFull | DiskFailing:
-    if getattr(error, "sqlite_errorname", "").startswith("SQLITE_FULL"):
-        return DiskFull("The disk is full while writing the manifest.")
-    return DiskFailing(f"The manifest cannot be written: {error}.")

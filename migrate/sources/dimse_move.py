@@ -26,7 +26,7 @@ from migrate.model import (
     Window,
     is_uid,
 )
-from migrate.staging import Staging
+from migrate.staging import Staging, local_error
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 _STUDY_DATE, _STUDY_TIME, _MODALITIES, _MODALITY = 0x00080020, 0x00080030, 0x00080061, 0x00080060
@@ -34,6 +34,7 @@ _PATIENT_ID, _ACCESSION = 0x00100020, 0x00080050
 _STUDY_COUNT, _SERIES_COUNT = 0x00201208, 0x00201209
 _WAITS = 0.05
 _EMPTY_SUCCESSES = 3
+_ROOM_S = 30.0  # how long uploads may take to release the next staged file
 
 
 class _Arrivals:
@@ -67,6 +68,7 @@ class DimseMove:
         self.settings = settings
         self._arrivals = _Arrivals()
         self._deliver = deliver
+        self._staging = staging
         self._stopped = threading.Event()
         self._title = receiver.ae_title
         self._peer = Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s)
@@ -133,22 +135,44 @@ class DimseMove:
 
     # -- retrieval
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
-        """Ask for the whole study, then for what is still missing by series and by instance, within one attempt."""
+        """Ask for the whole study, then for what is still missing by series and by instance, within one attempt.
+
+        What our own disk turned away is asked for again, within the same attempt, as uploads make room. Raises LocalError
+        where they do not: a full disk is no failure of the study.
+        """
         attempt = _Attempt(self, study, wanted)
         with attempt:
-            error, detail = None, ""
-            try:
-                if wanted.whole:
-                    attempt.ask()
-                attempt.ask_missing()
-            except SourceError as failure:
-                if failure.scope == "run":
-                    raise
-                error, detail = failure.name, str(failure)
-                attempt.settle()
+            error, detail = self._asked(attempt, whole=wanted.whole)
+            while attempt.was_turned_away():
+                taken, seen = self._arrivals.total, self._staging.turned_away
+                self._await_room()
+                error, detail = self._asked(attempt, whole=False)
+                if self._arrivals.total == taken and self._staging.turned_away > seen and self._staging.trouble:
+                    raise local_error(self._staging.trouble, "receiving images") from self._staging.trouble
             if attempt.status == 0 and not attempt.arrived() and attempt.missing():
                 self._nothing_came(study)
             return RetrieveEnded(study, attempt.status, error, detail or attempt.said())
+
+    def _asked(self, attempt: _Attempt, *, whole: bool) -> tuple[str | None, str]:
+        """Ask once; (error, detail) of a failure that reaches no further than the study."""
+        try:
+            if whole:
+                attempt.ask()
+            attempt.ask_missing()
+        except SourceError as failure:
+            if failure.scope == "run":
+                raise
+            attempt.settle()
+            return failure.name, str(failure)
+        return None, ""
+
+    def _await_room(self) -> None:
+        """Wait while uploads release staged files, until nothing is staged any more."""
+        held, since = self._staging.held_bytes, time.monotonic()
+        while held > 0 and time.monotonic() - since < _ROOM_S and not self._stopped.wait(_WAITS):
+            if self._staging.held_bytes < held:
+                since = time.monotonic()
+            held = self._staging.held_bytes
 
     def _nothing_came(self, study: StudyRef) -> None:
         """Success with nothing sent, for three studies, while nothing has ever come: a wrong address at the PACS."""
@@ -205,6 +229,7 @@ class _Attempt:
         self._source, self.study, self._wanted = source, study, wanted
         self._began = time.monotonic()
         self._asked = self._began
+        self._turned_away = source._staging.turned_away
         self.status: int | None = None
         self._results: list[MoveResult] = []
 
@@ -226,6 +251,11 @@ class _Attempt:
         arrived = self.arrived()
         left = {series: tuple(sop for sop in sops if (series, sop) not in arrived) for series, sops in self._wanted.series.items()}
         return {series: sops for series, sops in left.items() if sops}
+
+    def was_turned_away(self) -> bool:
+        """True if something is missing and our disk has turned data sets away since this was asked last."""
+        before, self._turned_away = self._turned_away, self._source._staging.turned_away
+        return self._turned_away > before and bool(self.missing()) and not self._too_long()
 
     def ask_missing(self) -> None:
         """By series where nothing of it is here, else by instance."""

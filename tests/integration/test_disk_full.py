@@ -1,0 +1,114 @@
+"""A disk that is really full, under staging or under the manifest: exit 22, nothing false on record, and the next run completes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from migrate.dicom.part10 import read_header
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+from tests.s3_server import free_ports
+from tests.small_disk import SmallDisk, small_disk
+
+TOML = """[migration]
+name = "test"
+manifest = "{manifest}"
+staging = "{staging}"
+[source]
+host = "127.0.0.1"
+port = {pacs}
+ae_title = "PRACTICE"
+settle_s = 0.1
+[receiver]
+host = "127.0.0.1"
+port = {receiver}
+[destination]
+kind = "folder"
+path = "bucket"
+[retry]
+attempts = 3
+first_wait_s = 0.05
+max_wait_s = 0.1
+"""
+DISK_BYTES = 8 << 20
+STUDIES = 8
+
+
+class Job:
+    """A migration of the practice archive, of which one part lies on a small disk."""
+
+    def __init__(self, folder: Path, disk: SmallDisk, archive: Archive) -> None:
+        self.folder, self.disk, self.archive = folder, disk, archive
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        config = str(self.folder / "migrate.toml")
+        return self.disk.run(sys.executable, "-m", "migrate", *words, "--json", "--config", config)
+
+    def assert_ended_by_the_disk(self) -> None:
+        """A run ends with 22 and says why; nothing is parked, nothing is called complete, no attempt is used up."""
+        done = self.command("run")
+        assert done.returncode == 22, done.stderr
+        assert done.stdout == "" and "Traceback" not in done.stderr
+        assert "full" in done.stderr and "Hint:  Free space" in done.stderr
+
+    def assert_next_run_completes(self) -> None:
+        done = self.command("run")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["complete"] is True
+        found = {}
+        for path in (self.folder / "bucket").glob("studies/*/series/*/instances/*.dcm"):
+            raw = path.read_bytes()
+            found[path.parts[-5], path.parts[-3], path.stem] = hashlib.sha256(raw[read_header(raw)[3] :]).digest()
+        assert found == {(study, series, sop): digest for study, series, sop, digest in self.archive.truth()}
+
+
+@contextmanager
+def job(folder: Path, *, staging: str = "staging", manifest: str = "manifest.db") -> Iterator[Job]:
+    (folder / "small").mkdir()
+    archive = Archive(STUDIES)
+    (receiver,) = free_ports(1)
+    with (
+        small_disk(folder / "small", DISK_BYTES) as disk,
+        PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
+    ):
+        text = TOML.format(pacs=pacs.port, receiver=receiver, staging=staging, manifest=manifest)
+        (folder / "migrate.toml").write_text(text)
+        yield Job(folder, disk, archive)
+
+
+@pytest.mark.parametrize("leave_bytes", [0, 8 << 10])
+def test_staging_without_room_for_an_image(tmp_path: Path, leave_bytes: int) -> None:
+    """Where an image never fits, the run ends with 22, no study is blamed, and after room is made the next run completes."""
+    with job(tmp_path, staging="small/staging") as migration:
+        migration.disk.fill(leave_bytes)
+        migration.assert_ended_by_the_disk()
+        status = json.loads(migration.command("status").stdout)
+        assert status["complete"] is False
+        assert status["studies"]["parked"] == 0 and status["instances"]["quarantined"] == 0
+        migration.disk.free()
+        migration.assert_next_run_completes()
+
+
+def test_staging_with_room_for_a_few_images(tmp_path: Path) -> None:
+    """Where less fits than a study has, the rest is asked for as uploads make room, and the run completes by itself."""
+    with job(tmp_path, staging="small/staging") as migration:
+        migration.disk.fill(leave_bytes=64 << 10)
+        migration.assert_next_run_completes()
+
+
+@pytest.mark.parametrize("leave_bytes", [0, 32 << 10, 512 << 10])
+def test_a_manifest_without_room(tmp_path: Path, leave_bytes: int) -> None:
+    """A full disk under the manifest ends the run with 22 wherever it strikes, and the next run completes."""
+    with job(tmp_path, manifest="small/test.db") as migration:
+        migration.disk.fill(leave_bytes)
+        migration.assert_ended_by_the_disk()
+        migration.disk.free()
+        migration.assert_next_run_completes()
