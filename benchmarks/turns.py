@@ -43,11 +43,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One tool, once: wall seconds, CPU seconds of its own processes, and what is timed apart (s)."""
+    """One tool, once: wall seconds, CPU seconds of its own processes, and both of what is timed apart."""
 
     wall_s: float
     cpu_s: float
     apart_s: float = 0.0
+    apart_cpu_s: float = 0.0
 
 
 def shapes(scale: float) -> list[Shape]:
@@ -145,12 +146,16 @@ def report(shape: Shape, turns: Mapping[str, list[Turn]], apart: str = "") -> No
         line += f"| {statistics.median(turn.cpu_s for turn in own):.2f} "
         line += f"| {statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f}) |"
         if apart:
-            line += f" {statistics.median(t.apart_s for t in own):.2f} |" if own[0].apart_s else " - |"
+            whole = statistics.median(a.wall_s / (b.wall_s + b.apart_s) for a, b in zip(own, first, strict=True))
+            apart_s, cpu_s = (statistics.median(times) for times in zip(*((t.apart_s, t.apart_cpu_s) for t in own), strict=True))
+            line += f" {apart_s:.2f} | {cpu_s:.2f} | - |" if apart_s else f" - | - | {whole:.2f} |"
         print(line, flush=True)
 
 
 def heading(apart: str = "") -> None:
-    columns = ["Objects", "Tool", "Wall s", "MB/s", "Objects/s", "CPU s", "Wall, ours = 1", *([apart] if apart else [])]
+    columns = ["Objects", "Tool", "Wall s", "MB/s", "Objects/s", "CPU s", "Wall, ours = 1"]
+    if apart:
+        columns += [f"{apart} s", f"{apart} CPU s", f"Wall, ours with {apart.lower()} = 1"]
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
 
 

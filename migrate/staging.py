@@ -29,6 +29,7 @@ from migrate.model import Fixity, InstanceRef, Rolled
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 HELD_BYTES = 1 << 20
+_PIECE_BYTES = 128 << 10
 _COPIED_BELOW_BYTES = 32 << 10  # of a large file: copying costs less than to hash and write so little
 _READ_BYTES = 256 << 10
 _SETTLERS = 4
@@ -45,8 +46,9 @@ def local_error(error: OSError, doing: str) -> LocalError:
 class Incoming:
     """A Part 10 file being written: its checksums roll along, of the bytes as they came.
 
-    At most `HELD_BYTES` are held back, so that an ordinary instance is hashed, written and scanned in one piece. `begin`
-    it with the preamble and file meta; everything after that is the data set. Raises OSError as the disk does.
+    They are hashed and written in pieces while more are on their way, and kept as long as they are no more than
+    `HELD_BYTES`, so that an ordinary instance need not be read back to be scanned. `begin` it with the preamble and file
+    meta; everything after that is the data set. Raises OSError as the disk does.
     """
 
     def __init__(self, path: Path, buffer: bytearray) -> None:
@@ -54,7 +56,8 @@ class Incoming:
         self.path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         self._view = memoryview(buffer)
-        self._held = self._written = 0
+        self._held = self._taken = self._written = 0  # bytes in the buffer, those of them that are written, all written
+        self._kept = True  # the buffer still holds all there is
         self._dataset = hashlib.sha256()
         self._crc = 0
         self.header_bytes = 0
@@ -68,16 +71,18 @@ class Incoming:
     def write(self, fragment: memoryview) -> None:
         """Append a fragment of the data set; its buffer may be reused afterwards."""
         if self._held + len(fragment) > HELD_BYTES:
-            self._flush()
-        if len(fragment) > HELD_BYTES or (self._written and len(fragment) >= _COPIED_BELOW_BYTES):
-            self._flush()
-            self._put(fragment, 0)
-        else:
-            self._hold(fragment)
+            self._empty()
+        if len(fragment) > HELD_BYTES or (not self._kept and len(fragment) >= _COPIED_BELOW_BYTES):
+            self._empty()
+            self._put(fragment)
+            return
+        self._hold(fragment)
+        if self._held - self._taken >= _PIECE_BYTES:
+            self._take()
 
     def close(self) -> Rolled:
-        """Write what is held and close the file (not yet durable); returns what is known of it."""
-        self._flush(keep=not self._written)
+        """Write what is left and close the file (not yet durable); returns what is known of it."""
+        self._take()
         fd, self._fd = self._fd, -1
         os.close(fd)
         return Rolled(self._written, self._dataset.digest(), self._crc)
@@ -85,7 +90,7 @@ class Incoming:
     @property
     def whole(self) -> memoryview | None:
         """After `close`: all bytes of the file if they are still in the buffer, which they are if it is small."""
-        return self._view[: self._held] if self._held else None
+        return self._view[: self._held] if self._kept else None
 
     def discard(self) -> None:
         """Close and remove the file."""
@@ -99,14 +104,19 @@ class Incoming:
         self._view[self._held : end] = data
         self._held = end
 
-    def _flush(self, *, keep: bool = False) -> None:
-        if self._held:
-            self._put(self._view[: self._held], 0 if self._written else self.header_bytes)
-            if not keep:
-                self._held = 0
+    def _take(self) -> None:
+        """Hash and write what came since."""
+        if self._taken < self._held:
+            self._put(self._view[self._taken : self._held])
+            self._taken = self._held
 
-    def _put(self, data: memoryview, header_bytes: int) -> None:
-        self._dataset.update(data[header_bytes:])
+    def _empty(self) -> None:
+        self._take()
+        self._held = self._taken = 0
+        self._kept = False
+
+    def _put(self, data: memoryview) -> None:
+        self._dataset.update(data if self._written else data[self.header_bytes :])
         self._crc = crc64nvme(data, self._crc)
         self._written += len(data)
         while data:

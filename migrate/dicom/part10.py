@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from io import BytesIO
 from typing import BinaryIO
@@ -21,16 +22,17 @@ def file_header(sop_class: str, sop_instance: str, transfer_syntax: str) -> byte
     as the peer said them, without trailing padding, also where they are no valid UIDs.
     Raises ValueError if one is longer than 1,024 characters or not ASCII.
     """
-    meta = b"".join(
-        (
-            struct.pack("<HH2s2xL2s", 2, 1, b"OB", 2, b"\x00\x01"),
-            _uid(0x0002, sop_class),
-            _uid(0x0003, sop_instance),
-            _uid(0x0010, transfer_syntax),
-            _uid(0x0012, IMPLEMENTATION_CLASS_UID),
-        )
-    )
+    before, after = _around(sop_class, transfer_syntax)
+    meta = before + _uid(0x0003, sop_instance) + after
     return bytes(128) + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta
+
+
+@functools.lru_cache(256)
+def _around(sop_class: str, transfer_syntax: str) -> tuple[bytes, bytes]:
+    """What stands before and after the one element that every instance has of its own."""
+    version = struct.pack("<HH2s2xL2s", 2, 1, b"OB", 2, b"\x00\x01")
+    writer = _uid(0x0012, IMPLEMENTATION_CLASS_UID)
+    return version + _uid(0x0002, sop_class), _uid(0x0010, transfer_syntax) + writer
 
 
 def _uid(element: int, text: str) -> bytes:

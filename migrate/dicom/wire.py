@@ -73,6 +73,7 @@ class Wire:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._deadline: float | None = None
+        self._limit: float | None = -1.0  # the socket's own time-out: to set it again is a call of the system
 
     def _grow(self) -> None:
         """A big buffer only for a peer that sends data: silent peers cost little."""
@@ -119,7 +120,7 @@ class Wire:
     def _receive(self, wait_s: float | None) -> None:
         """One read of as much as there is. Acknowledge at once: a sender with Nagle's algorithm waits for it."""
         try:
-            self._sock.settimeout(wait_s)
+            self._wait_at_most(wait_s)
             if _QUICKACK is not None:
                 self._sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
             count = self._sock.recv_into(self._view[self._end :])
@@ -134,12 +135,17 @@ class Wire:
 
     def _send(self, data: bytes | bytearray) -> None:
         try:
-            self._sock.settimeout(self.timeout_s or 600.0)
+            self._wait_at_most(self.timeout_s or 600.0)
             self._sock.sendall(data)
         except TimeoutError as error:
             raise TimedOut("the peer takes nothing") from error
         except OSError as error:
             raise Lost(f"the connection broke: {error.strerror or error}") from error
+
+    def _wait_at_most(self, seconds: float | None) -> None:
+        if seconds != self._limit:
+            self._sock.settimeout(seconds)
+            self._limit = seconds
 
     def close(self) -> None:
         """Close the connection; a read in another thread ends with Lost."""

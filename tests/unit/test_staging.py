@@ -66,6 +66,7 @@ def came(staging: Staging, sizes: list[int], sop: str = "1.4") -> tuple[Path, Pa
 @example(sizes=[HELD_BYTES - len(HEADER)])
 @example(sizes=[HELD_BYTES - len(HEADER), 1])
 @example(sizes=[HELD_BYTES, 100, 100, 40 << 10, 100])
+@example(sizes=[127 << 10, 2000, 129 << 10, 10])
 def test_any_fragmentation_gives_the_fixity_of_the_whole(staging: Staging, sizes: list[int]) -> None:
     """However the bytes are cut, file, hashes and CRC are those of the whole, at the receipt and when it is durable."""
     incoming = staging.create().begin(HEADER)
