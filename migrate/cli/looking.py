@@ -12,8 +12,8 @@ from tabulate import tabulate
 from migrate.cli.frame import load, verb
 from migrate.manifest.file import open_reader
 from migrate.preflight import check as preflight
+from migrate.reports import coverage, coverage_text, one_moment, status_text, write_report
 from migrate.reports import status as status_of
-from migrate.reports import status_text, write_report
 
 
 @verb("check", json=True)
@@ -33,10 +33,12 @@ def check(config_path: Path, as_json: bool) -> int:
 
 @verb("status", json=True)
 def status(config_path: Path, as_json: bool) -> int:
-    """Counts by state, and what is parked and why. Never locks."""
+    """Counts by state, throughput, time left, coverage by month, and what is parked and why. Never locks."""
     reader = open_reader(load(config_path).manifest)
-    document = status_of(reader)
-    click.echo(json.dumps(document, indent=1) if as_json else status_text(document))
+    with one_moment(reader):
+        document = status_of(reader)
+        text = "" if as_json else status_text(document, coverage_text(coverage(reader)))
+    click.echo(json.dumps(document, indent=1) if as_json else text)
     return 0
 
 

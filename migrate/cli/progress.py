@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -16,23 +17,41 @@ from migrate.model import (
     InstanceStored,
     InstanceVerified,
     Outcome,
+    StudyConfirmed,
     StudyFound,
     StudyPlanned,
 )
+from migrate.reports.status import duration
 
 _LINE_S = 30.0
-_STAGES = (("enumerate", "row"), ("plan", "study"), ("retrieve", "img"), ("upload", "img"), ("verify", "img"))
+_LOOK_BACK_S = 120.0
+"""Rates are those of this time: a run of weeks is not judged by its first hour."""
+_STAGES = (("enumerate", "row"), ("plan", "study"), ("retrieve", "img"), ("upload", "img"), ("verify", "img"), ("confirm", "study"))
+_IMAGES = ("retrieve", "upload", "verify")
 
 
 class Progress:
-    """Counts committed facts by stage; `expected` grows as plans are committed."""
+    """Counts committed facts by stage; totals grow as studies are found and plans are committed.
 
-    def __init__(self) -> None:
+    `before` is the `status` document of the moment before the run: what earlier runs left to do counts in the totals.
+    """
+
+    def __init__(self, before: Mapping[str, Any] | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.done = dict.fromkeys((name for name, _ in _STAGES), 0)
-        self.total: dict[str, int | None] = dict.fromkeys(self.done, None)
-        self.size_bytes = 0
-        self._began = self._said = time.monotonic()
+        self.size_bytes = dict.fromkeys(_IMAGES, 0)
         self.known: Callable[[], int] = lambda: 0  # how many studies have been found anew
+        self._images_planned = 0
+        self._before = {"plan": 0, "retrieve": 0, "upload": 0, "verify": 0, "confirm": 0}
+        if before is not None:
+            studies, images = before["studies"], before["instances"]
+            self._before["plan"] = studies["found"]
+            self._before["confirm"] = studies["planned"] + studies["retrieved"]
+            self._before["retrieve"] = images["expected"]
+            self._before["upload"] = images["expected"] + images["staged"]
+            self._before["verify"] = images["expected"] + images["staged"] + images["stored"]
+        self._clock = clock
+        self._said = clock()
+        self._seen = collections.deque([(self._said, dict(self.done), dict(self.size_bytes))])
         self._bars: dict[str, Any] = {}
         if sys.stderr.isatty():
             self._bars = {name: tqdm(desc=f"{name:10}", unit=unit, position=place, leave=True, dynamic_ncols=True)
@@ -55,36 +74,72 @@ class Progress:
                     self.done["enumerate"] += 1
                 case StudyPlanned(series=series):
                     self.done["plan"] += 1
-                    more = sum(len(one.sops) for one in series)
-                    for stage in ("retrieve", "upload", "verify"):
-                        self.total[stage] = (self.total[stage] or 0) + more
+                    self._images_planned += sum(len(one.sops) for one in series)
                 case InstanceStaged(received=received):
-                    self.done["retrieve"] += 1
-                    self.size_bytes += received.rolled.size_bytes
-                case InstanceStored():
-                    self.done["upload"] += 1
-                case InstanceVerified():
-                    self.done["verify"] += 1
-        self.total["plan"] = self.known()
+                    self._image("retrieve", received.rolled.size_bytes)
+                case InstanceStored(item=item):
+                    self._image("upload", item.fixity.size_bytes)
+                case InstanceVerified(item=item):
+                    self._image("verify", item.fixity.size_bytes)
+                case StudyConfirmed():
+                    self.done["confirm"] += 1
         self._show()
 
+    def _image(self, stage: str, size_bytes: int) -> None:
+        self.done[stage] += 1
+        self.size_bytes[stage] += size_bytes
+
+    def total(self, stage: str) -> int | None:
+        """What the stage has to do as far as it is known; None where that is not known."""
+        if stage == "enumerate":
+            return None
+        more = self.known() if stage == "plan" else self.done["plan"] if stage == "confirm" else self._images_planned
+        total = self._before[stage] + more
+        return total if total >= self.done[stage] else None
+
+    def rate(self, stage: str) -> float:
+        """Of late, a second."""
+        then, done, _ = self._seen[0]
+        return (self.done[stage] - done[stage]) / max(self._clock() - then, 0.001)
+
+    def rate_bytes(self, stage: str) -> float:
+        """Of late, bytes a second."""
+        then, _, size_bytes = self._seen[0]
+        return (self.size_bytes[stage] - size_bytes[stage]) / max(self._clock() - then, 0.001)
+
+    def eta_s(self, stage: str) -> float | None:
+        """Seconds until the stage has done what is known; None where nothing is left, nothing moves or it is not known."""
+        total, rate = self.total(stage), self.rate(stage)
+        if total is None or not rate:
+            return None
+        studies = self.total("plan")
+        if stage != "plan" and self.done["plan"] and studies is not None:  # what is found and not listed yet has as much as the others
+            each = 1.0 if stage == "confirm" else self._images_planned / self.done["plan"]
+            total += round((studies - self.done["plan"]) * each)
+        return (total - self.done[stage]) / rate if total > self.done[stage] else None
+
     def _show(self) -> None:
+        now = self._clock()
+        if now - self._seen[-1][0] >= 1:
+            self._seen.append((now, dict(self.done), dict(self.size_bytes)))
+            while len(self._seen) > 2 and now - self._seen[1][0] >= _LOOK_BACK_S:
+                self._seen.popleft()
         for name, bar in self._bars.items():
-            bar.total = self.total[name]
-            bar.n = self.done[name]
-            if name == "retrieve":
-                bar.set_postfix_str(f"{self._rate() / 1e6:.1f} MB/s", refresh=False)
+            bar.total = self.total(name)
+            bar.update(self.done[name] - bar.n)
+            if name in _IMAGES:
+                bar.set_postfix_str(f"{self.rate_bytes(name) / 1e6:.1f} MB/s", refresh=False)
             bar.refresh()
-        if not self._bars and time.monotonic() - self._said >= _LINE_S:
+        if not self._bars and now - self._said >= _LINE_S:
             self._say()
 
-    def _rate(self) -> float:
-        return self.size_bytes / max(time.monotonic() - self._began, 0.001)
-
     def _say(self) -> None:
-        self._said = time.monotonic()
-        parts = [f"{name} {self.done[name]}" + (f"/{self.total[name]}" if self.total[name] is not None else "") for name in self.done]
-        rate = self.done["verify"] / max(self._said - self._began, 0.001)
-        left = (self.total["verify"] or 0) - self.done["verify"]
-        eta = f", ETA {left / rate:.0f} s" if rate and left > 0 else ""
-        click.echo(f"{', '.join(parts)}; {self._rate() / 1e6:.1f} MB/s{eta}", err=True)
+        self._said = self._clock()
+        left = [eta for name, _ in _STAGES if (eta := self.eta_s(name)) is not None]
+        click.echo(", ".join(self._words(name) for name in self.done) + (f"; ETA {duration(max(left))}" if left else ""), err=True)
+
+    def _words(self, name: str) -> str:
+        total, rate = self.total(name), self.rate(name)
+        speed = [f"{rate:,.1f}/s"] if rate else []
+        speed += [f"{self.rate_bytes(name) / 1e6:,.1f} MB/s"] if rate and name in _IMAGES else []
+        return f"{name} {self.done[name]}" + (f"/{total}" if total is not None else "") + (f" ({', '.join(speed)})" if speed else "")

@@ -1,6 +1,7 @@
 """What people read: read-only questions to the manifest, as text, JSON, CSV and HTML."""
 
 from migrate.reports.completeness import report, write_report
-from migrate.reports.status import status, status_text
+from migrate.reports.coverage import coverage, coverage_text
+from migrate.reports.status import one_moment, status, status_text
 
-__all__ = ["report", "status", "status_text", "write_report"]
+__all__ = ["coverage", "coverage_text", "one_moment", "report", "status", "status_text", "write_report"]

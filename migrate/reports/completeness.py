@@ -15,18 +15,20 @@ from jinja2 import Environment, FileSystemLoader
 
 from migrate.errors import DiskFailing
 from migrate.model import Proof, StudyState
+from migrate.reports.coverage import Coverage, coverage, coverage_document
+from migrate.reports.oddities import habits, suspicious, tallies_that_differ
+from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
 from migrate.reports.status import instance_counts, is_complete, one_moment, status
 
 _PAGE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 
-
-# What SERIES rows claimed wrongly is in the log. Only notes of the last plan count: an older answer may have been mended since.
-_CLAIMS_BY_SERIES = """
-SELECT note.study_uid, note.detail FROM event AS note WHERE note.kind = 'counts differ' AND note.id > coalesce((
-  SELECT id FROM event WHERE study_uid = note.study_uid AND kind = 'study planned' ORDER BY id DESC LIMIT 1 OFFSET 1), 0)
-ORDER BY note.study_uid, note.id
+# The days that the questions by date cover; a question without a key that only looks for what no range shows leaves them alone.
+_BOUNDS = """
+SELECT CASE WHEN sum(cover AND lo IS NULL) THEN NULL ELSE min(CASE WHEN cover THEN lo END) END,
+  CASE WHEN sum(cover AND hi IS NULL) THEN NULL ELSE max(CASE WHEN cover THEN hi END) END, count(*)
+FROM (SELECT lo, hi, axis IN ('date', 'all') AND purpose = 'cover' AND parent IS NULL AS cover FROM window WHERE sweep = ?)
 """
 
 
@@ -36,10 +38,10 @@ def report(connection: sqlite3.Connection) -> dict[str, Any]:
     All of it is of one moment. Raises sqlite3.Error where the manifest cannot be read.
     """
     with one_moment(connection):
-        return _report(connection)
+        return _report(connection, coverage(connection))
 
 
-def _report(connection: sqlite3.Connection) -> dict[str, Any]:
+def _report(connection: sqlite3.Connection, covered: Coverage) -> dict[str, Any]:
     document = status(connection)
     wrong = tallies_that_differ(connection)
     proof = {kind.name.lower(): 0 for kind in Proof}
@@ -49,10 +51,7 @@ def _report(connection: sqlite3.Connection) -> dict[str, Any]:
         proof[Proof(kind).name.lower()] = count
     name = connection.execute("SELECT value FROM meta WHERE key = 'migration'").fetchone()
     sweep = connection.execute("SELECT coalesce(max(sweep), 0) FROM window").fetchone()[0]
-    bounds = connection.execute(
-        "SELECT CASE WHEN sum(lo IS NULL) THEN NULL ELSE min(lo) END, CASE WHEN sum(hi IS NULL) THEN NULL ELSE max(hi) END, count(*) "
-        "FROM window WHERE sweep = ?", (sweep,)
-    ).fetchone()  # fmt: skip
+    bounds = connection.execute(_BOUNDS, (sweep,)).fetchone()
     return {
         "schema": 1,
         "migration": name[0] if name else "",
@@ -64,45 +63,19 @@ def _report(connection: sqlite3.Connection) -> dict[str, Any]:
         "proof": proof,
         "enumeration": {"from": _iso(bounds[0]), "to": _iso(bounds[1]), "windows": bounds[2],
                         "suspicious": suspicious(connection, sweep) + wrong},
+        "coverage": coverage_document(covered) | {"habits": habits(connection)},
+        "excluded": [
+            {"error": error, "detail": detail, "studies": count}
+            for error, detail, count in connection.execute(
+                "SELECT error, detail, count(*) FROM study WHERE state = 4 GROUP BY error, detail ORDER BY count(*) DESC, error, detail"
+            )
+        ],
         "exceptions": exceptions(connection),
     }  # fmt: skip
 
 
 def _iso(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if date else None
-
-
-def suspicious(connection: sqlite3.Connection, sweep: int) -> list[dict[str, Any]]:
-    """Windows whose answers are odd, and counts that are claimed otherwise than listed."""
-    windows = [
-        {"window": f"w{window_id}", "reason": reason, "blocks": bool(blocks), "accepted_by": accepted}
-        for window_id, reason, blocks, accepted in connection.execute(
-            "SELECT id, suspicion, blocks, accepted_by FROM window WHERE sweep = ? AND suspicion IS NOT NULL ORDER BY id",
-            (sweep,),
-        )
-    ]
-    claims = [
-        f"study {uid}: {claimed} instances claimed, {listed} listed"
-        for uid, claimed, listed in connection.execute(
-            "SELECT uid, claimed_instances, listed_instances FROM study WHERE listed_instances IS NOT NULL AND claimed_instances IS NOT NULL "
-            "AND claimed_instances <> listed_instances ORDER BY uid"
-        )
-    ]
-    claims += [f"study {uid}, {note}" for uid, note in connection.execute(_CLAIMS_BY_SERIES)]
-    return windows + [{"window": None, "reason": claim, "blocks": False, "accepted_by": None} for claim in claims]
-
-
-def tallies_that_differ(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    """Series whose tallies are not what a recount gives: the file was changed by something else."""
-    rows = connection.execute(
-        "SELECT series.uid FROM series LEFT JOIN instance ON instance.series_id = series.id GROUP BY series.id HAVING "
-        + " OR ".join(
-            f"series.{name} <> count(CASE WHEN instance.state = {number} THEN 1 END)"
-            for number, name in enumerate(("expected", "staged", "stored", "verified"))
-        )
-    )
-    reason = "the manifest's tallies differ from a recount of series"
-    return [{"window": None, "reason": f"{reason} {uid}", "blocks": True, "accepted_by": None} for (uid,) in rows]
 
 
 def exceptions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -205,28 +178,36 @@ def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
 
 
 def _files(connection: sqlite3.Connection) -> dict[str, str]:
-    document = report(connection)
+    covered = coverage(connection)
+    document = _report(connection, covered)
     studies = connection.execute("SELECT * FROM studies ORDER BY study")
     heads = [column[0] for column in studies.description]
+    columns = ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason")
     listed = [
-        [entry[key] if not isinstance(entry[key], list) else " ".join(entry[key])
-         for key in ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined")]
+        [" ".join(value) if isinstance(value, list) else value for value in (entry.get(column) for column in columns)]
         for entry in document["exceptions"]
-    ]  # fmt: skip
+    ]
+    table = by_year_and_modality(connection)
     return {
         "report.json": json.dumps(document, indent=1) + "\n",
         "studies.csv": _csv(heads, studies.fetchall()),
-        "exceptions.csv": _csv(
-            ["study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined"],
-            listed,
-        ),
+        "exceptions.csv": _csv(list(columns), listed),
         "report.html": _PAGE.get_template("report.html").render(
             report=document,
             open=what_is_open(connection, document),
-            years=_bars(connection, "coalesce(substr(date, 1, 4), 'no date')"),
-            modalities=_modalities(connection),
+            table=table,
+            calendar=calendar(covered),
+            gaps=gaps_in_words(covered),
+            exceptions=[entry for entry in document["exceptions"] if _needs_words(entry)],
         ),
     }
+
+
+def _needs_words(entry: dict[str, Any]) -> bool:
+    """Whether the page shows it: studies that are merely not finished, or left out on purpose, are only counted there."""
+    if entry["state"] in ("found", "planned", "retrieved"):
+        return bool(entry["error"] or entry["unexpected"] or entry["conflict"] or entry["quarantined"])
+    return bool(entry["state"] != "excluded")
 
 
 def _csv(heads: list[str], rows: list[Any]) -> str:
@@ -240,33 +221,6 @@ def _csv(heads: list[str], rows: list[Any]) -> str:
 def _as_text(cell: Any) -> Any:
     """A spreadsheet would calculate a text of the PACS that begins like a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
-
-
-def _bars(connection: sqlite3.Connection, by: str) -> list[dict[str, Any]]:
-    rows = connection.execute(f"SELECT {by}, count(*), sum(state = 3) FROM study GROUP BY 1 ORDER BY 1").fetchall()
-    return _scaled(rows)
-
-
-def _modalities(connection: sqlite3.Connection) -> list[dict[str, Any]]:
-    rows = connection.execute(
-        "SELECT coalesce(nullif(series.modality, ''), 'unknown'), count(DISTINCT study.id), count(DISTINCT CASE WHEN study.state = 3 THEN study.id END) "
-        "FROM series JOIN study ON study.id = series.study_id GROUP BY 1 ORDER BY 1"
-    ).fetchall()
-    return _scaled(rows)
-
-
-def _scaled(rows: list[Any]) -> list[dict[str, Any]]:
-    most = max((count for _, count, _ in rows), default=1)
-    return [
-        {
-            "label": label,
-            "count": count,
-            "done": done or 0,
-            "width": 400 * count / most,
-            "done_width": 400 * (done or 0) / most,
-        }
-        for label, count, done in rows
-    ]
 
 
 __all__ = ["is_complete", "report", "write_report"]

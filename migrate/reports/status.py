@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from migrate.model import InstanceState, StudyState
+from migrate.reports.pace import eta_s, throughput
 
 
 @contextlib.contextmanager
@@ -48,13 +49,15 @@ def _status(connection: sqlite3.Connection) -> dict[str, Any]:
         "SELECT coalesce(sum(CASE WHEN state IN (1, 2) THEN size_bytes END), 0), "
         "coalesce(sum(CASE WHEN state = 3 THEN size_bytes END), 0) FROM instance"
     ).fetchone()
-    return {
+    document = {
         "studies": studies,
         "instances": instance_counts(connection),
         "bytes": {"staged": sizes[0], "verified": sizes[1]},
         "complete": is_complete(connection),
         "parked": parked,
+        "throughput": throughput(connection),
     }
+    return document | {"eta_s": eta_s(connection, document)}
 
 
 def instance_counts(connection: sqlite3.Connection) -> dict[str, int]:
@@ -88,8 +91,8 @@ def is_complete(connection: sqlite3.Connection) -> bool:
     return not any(connection.execute(f"{question} LIMIT 1").fetchone() for question in questions)
 
 
-def status_text(document: dict[str, Any]) -> str:
-    """The same for people."""
+def status_text(document: dict[str, Any], coverage: str = "") -> str:
+    """The same for people, with what `coverage_text` says."""
     parts = [
         tabulate(
             [(name, f"{count:,}") for name, count in document[kind].items()],
@@ -100,6 +103,15 @@ def status_text(document: dict[str, Any]) -> str:
     ]
     verified = document["bytes"]["verified"]
     parts.append(f"{verified:,} bytes proven at the destination, {document['bytes']['staged']:,} in staging.")
+    pace = document["throughput"]
+    if pace["window_s"]:
+        eta = "" if document["eta_s"] is None else f"; about {duration(document['eta_s'])} left for what is known"
+        parts.append(
+            f"{pace['instances_per_s']:,.1f} instances and {pace['bytes_per_s'] / 1e6:,.1f} MB proven a second "
+            f"over the last {duration(pace['window_s'])}{eta}."
+        )
+    if coverage:
+        parts.append(coverage)
     if document["parked"]:
         rows = [
             (entry["study"], entry["error"], entry["detail"], entry["attempts"]) for entry in document["parked"][:50]
@@ -113,3 +125,13 @@ def status_text(document: dict[str, Any]) -> str:
         else "NOT COMPLETE."
     )
     return "\n\n".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 45 s, 3 min 20 s, 5 h 12 min, 2 d 4 h."""
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size} {unit}" + (f" {rest} {smaller}" if rest else "")
+    return f"{whole} s"

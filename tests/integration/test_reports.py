@@ -143,10 +143,12 @@ def test_the_documents_have_the_documented_keys(manifest: Manifest) -> None:
     states = ["found", "planned", "retrieved", "migrated", "excluded", "parked", "accepted"]
     kinds = ["expected", "staged", "stored", "verified", "unexpected", "conflict", "quarantined"]
     assert document == {"studies": dict.fromkeys(states, 0), "instances": dict.fromkeys(kinds, 0),
-                        "bytes": {"staged": 0, "verified": 0}, "complete": False, "parked": []}  # fmt: skip
+                        "bytes": {"staged": 0, "verified": 0}, "complete": False, "parked": [],
+                        "throughput": document["throughput"], "eta_s": None}  # fmt: skip
+    assert list(document["throughput"]) == ["instances_per_s", "bytes_per_s", "window_s"]
     assert "NOT COMPLETE" in status_text(document)
     assert list(report(reader)) == ["schema", "migration", "generated_at", "complete", "studies", "instances", "bytes",
-                                    "proof", "enumeration", "exceptions"]  # fmt: skip
+                                    "proof", "enumeration", "coverage", "excluded", "exceptions"]  # fmt: skip
     reader.close()
 
 
