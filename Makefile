@@ -24,7 +24,9 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(BIN)/pip install --quiet -e ".[bench]"
+	sh tests/install_peers.sh
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python -m benchmarks.find
 	$(BIN)/python -m benchmarks.receive
 	$(BIN)/python -m benchmarks.upload
 
