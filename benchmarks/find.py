@@ -1,6 +1,6 @@
 """Asking with C-FIND: our SCU, DCMTK's findscu and pynetdicom's SCU, in turn, each over one association.
 
-    python -m benchmarks.find [--scale 0.1] [--rounds 3] [--as-shipped]
+    python -m benchmarks.find [--scale 0.1] [--rounds 3] [--server orthanc|practice|recorded] [--as-shipped]
 
 Three servers, the same for all tools. An Orthanc with 100 studies of one series of 100 images is swept from STUDY to
 SERIES to IMAGE, a query for each study and series. The practice PACS answers one STUDY query with 100,000 rows. And
@@ -278,7 +278,9 @@ def measure(folder: Path, server: Server, rounds: int) -> None:
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--as-shipped", action="store_true", help="leave Nagle's algorithm on where a peer has it on")
+    parser.add_argument("--server", choices=("orthanc", "practice", "recorded"), help="only this one")
     options = parser.parse_args()
+    chosen = (options.server,) if options.server else ("orthanc", "practice", "recorded")
     os.environ["TCP_NODELAY"] = "0" if options.as_shipped else "1"  # read by DCMTK, in Orthanc too
     _config.LOG_HANDLER_LEVEL = "none"
     _config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
@@ -286,12 +288,17 @@ def main() -> None:
     print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns), flush=True)
     rows = max(1, round(ROWS * options.scale))
     with work_folder(options.folder) as folder:
-        with orthanc(folder / "pacs", max(1, round(STUDIES * options.scale))) as server:
-            measure(folder, server, options.rounds)
+        if "orthanc" in chosen:
+            with orthanc(folder / "pacs", max(1, round(STUDIES * options.scale))) as server:
+                measure(folder, server, options.rounds)
+        if chosen == ("orthanc",):
+            return
         with child(_practice, rows) as port:
-            measure(folder, Server("practice PACS", port, "PRACTICE", rows), options.rounds)
-            with child(_playback, port) as played:
-                measure(folder, Server("recorded rows", played, "PRACTICE", rows), options.rounds)
+            if "practice" in chosen:
+                measure(folder, Server("practice PACS", port, "PRACTICE", rows), options.rounds)
+            if "recorded" in chosen:
+                with child(_playback, port) as played:
+                    measure(folder, Server("recorded rows", played, "PRACTICE", rows), options.rounds)
 
 
 if __name__ == "__main__":
