@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 try:
@@ -41,3 +44,25 @@ def try_lock(fd: int) -> bool:
     except OSError:  # pragma: no cover
         return False
     return True  # pragma: no cover
+
+
+@contextlib.contextmanager
+def stop_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """While inside, the first SIGINT or SIGTERM calls `stop`; the second ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if seen:
+            os._exit(130)  # every promise is already on the disk
+        seen.append(number)
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import os
-import signal
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from migrate import reconcile
 from migrate.config import Config
 from migrate.destinations import close_shared, open_destination, shared_destination
-from migrate.errors import Interrupted, PacsMigrateError
-from migrate.host import STOP_SIGNALS
+from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
+from migrate.host import stop_signals
+from migrate.lists import StudyList
 from migrate.manifest import Effects, Lock, Manifest, Queue
 from migrate.manifest.file import now_ms
+from migrate.manifest.listed import count_listed, list_window, standings
 from migrate.model import (
     DestinationLost,
     InstanceState,
+    Noted,
     Outcome,
     Received,
     StudyRef,
@@ -38,6 +41,15 @@ from migrate.staging import Staging
 
 _CLOSING_SWEEPS = 3
 _ITEMS_A_JOB = 64
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Sweep again `every_s` seconds after a round has ended. `after_round` is told by which error it ended, if by one, and
+    returns the round's exit code."""
+
+    every_s: float
+    after_round: Callable[[PacsMigrateError | None], int]
 
 
 class Migration:
@@ -80,10 +92,10 @@ class Migration:
         self.manifest.close()
 
     # -- the verbs that move something
-    def run(self, *, only_enumerate: bool = False) -> None:
-        """Sweep, and unless only that is asked for, bring every study to its end; then the closing sweeps.
+    def run(self, *, only_enumerate: bool = False, watch: Watch | None = None) -> None:
+        """Sweep, and unless only that is asked for, bring every study to its end; then the closing sweeps. With `watch`, again and again.
 
-        Raises Interrupted, or the error of scope run that ended it.
+        Raises Interrupted, or the error of scope run that ended it; with `watch` always one of them.
         """
         self._staging = Staging(self.config.staging, max_bytes=self.config.staging_max_bytes)
         self._staging.sweep({self._path(item) for item in self.queue.in_staging()})
@@ -96,23 +108,52 @@ class Migration:
             unreachable_s=self.config.retry.unreachable_s,
             on_commit=lambda outcomes: self.progress(outcomes),
         )
-        durable = self.config.receiver.ack == "durable"
-        self._source = open_source(self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable))
         pipeline.start()
-        with _stopping(pipeline):
+        with stop_signals(pipeline.stop):
             if not only_enumerate:
                 self._destination.prepare()
-                self._source.open()
             try:
-                self._sweeps(pipeline, only_enumerate)
+                self._round(pipeline, only_enumerate, watch)
+                while watch is not None:
+                    if pipeline.stopping.wait(watch.every_s):
+                        raise Interrupted("Stopped; everything that was finished is on record.")
+                    pipeline.call(self._begin_round)
+                    self._round(pipeline, only_enumerate, watch)
             finally:
-                self._source.close()
-                with contextlib.suppress(PacsMigrateError):
-                    pipeline.drain()
                 with contextlib.suppress(PacsMigrateError):
                     pipeline.close()
         self._staging.close()
         self._staging.tidy()
+
+    def _round(self, pipeline: Pipeline, only_enumerate: bool, watch: Watch | None) -> None:
+        """Sweeps until nothing new is found. While watching, a PACS or store that was there and is gone only ends the round."""
+        durable = self.config.receiver.ack == "durable"
+        self._source = open_source(self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable))
+        ended_by: PacsMigrateError | None = None
+        if not only_enumerate:
+            self._source.open()
+        try:
+            self._sweeps(pipeline, only_enumerate)
+        except (SourceError, DestinationError) as error:
+            if watch is None or not error.retryable or not pipeline.contacted:
+                raise
+            ended_by = error
+        finally:
+            self._source.close()
+            with contextlib.suppress(PacsMigrateError):
+                pipeline.drain()
+        if watch is not None:
+            pipeline.forgive()
+            self.exit_code = watch.after_round(ended_by)
+            why = f" ({ended_by.name}: {ended_by})" if ended_by else ""
+            pipeline.commit_now([Noted("round ended", f"exit {self.exit_code}{why}; the next one in {watch.every_s / 60:g} minutes")])
+
+    def _begin_round(self) -> None:
+        """Each round of a watch is a run of its own on record."""
+        self.manifest.end_run(self.exit_code)
+        self.exit_code = 1
+        self.manifest.begin_run(self.verb, self.config.operator, self.config.sha256)
+        self.manifest.first_sweep = None
 
     def _sweeps(self, pipeline: Pipeline, only_enumerate: bool) -> None:
         sweep = self.queue.last_sweep()
@@ -233,6 +274,33 @@ class Migration:
         for path, size in effects.drop:
             self._staging.release(path, size)
 
+    # -- lists
+    def add_listed(self, listed: StudyList) -> reconcile.Addition:
+        """Ask the PACS for what a list names and add what it shows; nothing is ever taken off, and repeating it is resuming it.
+
+        Raises Interrupted, SourceUnreachable, SourceRefused; what was found until then is on record.
+        """
+        select = selection(self.config.source)
+        window_id = list_window(self.manifest)
+        connection = self.manifest.connection
+        addition = reconcile.Addition(listed, reconcile.invalid(listed))
+        stop = threading.Event()
+        with stop_signals(stop.set):
+            for answers in reconcile.ask(self.config, listed, connection):
+                if stop.is_set():
+                    raise Interrupted("Stopped; what was found is on record.")
+                shown = [study for answer in answers for study in answer.studies]
+                uids = [study.study.study for study in shown]
+                before = standings(connection, uids)
+                chosen = [select(study, Window(None, None, "list")) for study in shown]
+                found: list[Outcome] = [replace(study, window_id=window_id) for study in chosen if study is not None]
+                self.manifest.commit(found)
+                self.progress(found)
+                addition.lines += reconcile.added(listed, answers, before, standings(connection, uids))
+        count_listed(self.manifest, window_id)
+        self.manifest.log("list added", "{found} of {values} values found, {added} studies added".format_map(addition.document()))
+        return addition
+
     # -- verify
     def verify(self, *, deep: bool, chosen: Callable[[Any], bool], progress: Callable[[int], None]) -> dict[str, Any]:
         """Ask the destination again for every verified item that `chosen` takes; what is lost or differs falls back."""
@@ -240,7 +308,7 @@ class Migration:
         destination.prepare()
         result: dict[str, Any] = {"checked": 0, "missing": [], "differs": []}
         stop = threading.Event()
-        with _signals(stop.set):
+        with stop_signals(stop.set):
             for _, items in self.queue.verified():
                 picked = [item for item in items if chosen(item)]
                 if not picked:
@@ -255,34 +323,6 @@ class Migration:
                 result["checked"] += len(picked)
                 progress(len(picked))
         return result
-
-
-@contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """While inside, the first SIGINT or SIGTERM calls `stop`; the second ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    seen: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        if seen:
-            os._exit(130)  # every promise is already on the disk
-        seen.append(number)
-        stop()
-
-    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-
-
-@contextlib.contextmanager
-def _stopping(pipeline: Pipeline) -> Iterator[None]:
-    with _signals(pipeline.stop):
-        yield
 
 
 def check_source(config: Config) -> list[Any]:

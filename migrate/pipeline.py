@@ -93,6 +93,15 @@ class Pipeline:
         self.stopping.set()
         self._wake.set()
 
+    @property
+    def contacted(self) -> bool:
+        """Whether a peer has answered since the start."""
+        return bool(self._contacted)
+
+    def forgive(self) -> None:
+        """Let `run` be called again after an error of scope run."""
+        self._ended_by = None
+
     # -- what comes in
     def deliver(self, received: Received, *, durable: bool = False) -> Future[None] | None:
         """Take a received file on its way to durability; with `durable` the future ends when its row is committed."""
@@ -115,6 +124,14 @@ class Pipeline:
         committed = threading.Event()
         self.submit(outcomes, done=committed.set)
         while not committed.wait(_POLL_S):
+            self._raise_if_broken()
+
+    def call(self, work: Callable[[], None]) -> None:
+        """Have the commit thread do `work`, after what was submitted so far, and wait for it."""
+        done = threading.Event()
+        self.submit([], done=work)
+        self.submit([], done=done.set)
+        while not done.wait(_POLL_S):
             self._raise_if_broken()
 
     def drain(self) -> None:

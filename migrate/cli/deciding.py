@@ -1,4 +1,4 @@
-"""Verbs for what a person decides: retry, accept."""
+"""Verbs for what a person decides: retry, accept, exclude."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import click
 
 from migrate.cli.frame import load, verb
 from migrate.errors import UsageError
+from migrate.lists import read_list
 from migrate.manifest import decisions
 from migrate.migration import Migration
+from migrate.reconcile import chosen_studies
 
 
 @verb("retry")
@@ -47,4 +49,26 @@ def accept(config_path: Path, reason: str, by: str, window: tuple[str, ...], stu
             decisions.accept_quarantined(migration.manifest, name, reason, by)
         migration.exit_code = 0
     click.echo(f"{len(done) + len(window) + len(quarantined)} exceptions accepted by {by}.")
+    return 0
+
+
+@verb("exclude")
+@click.option("--reason", required=True, help="Why they are left out, or taken in again.")
+@click.option("--by", required=True, help="Who says so.")
+@click.option("--list", "list_path", type=click.Path(path_type=Path, dir_okay=False), help="All studies that this file names.")
+@click.option("--undo", is_flag=True, help="Take excluded studies in again; the next `run` migrates them.")
+@click.argument("studies", nargs=-1, metavar="[STUDY...]")
+def exclude(config_path: Path, reason: str, by: str, list_path: Path | None, undo: bool, studies: tuple[str, ...]) -> int:
+    """Leave studies out that are not migrated yet: they stay on record as excluded, by whom and why."""
+    if not reason.strip() or not by.strip():
+        raise UsageError("An exclusion needs a reason and a name.", hint="Give --reason and --by.")
+    if not studies and list_path is None:
+        raise UsageError("No study was named.", hint="Name studies by UID, or give --list FILE.")
+    config, listed = load(config_path), read_list(list_path) if list_path else None
+    with Migration(config, "exclude", create=False) as migration:
+        chosen = [*studies, *(chosen_studies(config, listed, migration.queue.connection) if listed else ())]
+        decide = decisions.include if undo else decisions.exclude
+        count = decide(migration.manifest, list(dict.fromkeys(chosen)), reason, by)
+        migration.exit_code = 0
+    click.echo(f"{count} {'study' if count == 1 else 'studies'} {'taken in again' if undo else 'excluded'} by {by}.")
     return 0

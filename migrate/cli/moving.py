@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from migrate.cli.frame import load, verb
+from migrate.cli.listing import add_list
 from migrate.cli.progress import Progress
 from migrate.config import Config
-from migrate.errors import UsageError
+from migrate.errors import PacsMigrateError, UsageError
 from migrate.manifest.file import open_reader
-from migrate.migration import Migration
+from migrate.migration import Migration, Watch
 from migrate.reports import status as status_of
 from migrate.reports import status_text
 
@@ -28,9 +30,15 @@ def run_migration(config: Config) -> int:
 
 
 @verb("run", json=True)
-def run(config_path: Path, as_json: bool) -> int:
+@click.option("--watch", "watching", is_flag=True, help="Afterwards sweep again and again, following new and changed studies, until a signal.")
+@click.option("--every", "every_min", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="With --watch: how long to wait between two rounds; default: 60.")  # fmt: skip
+def run(config_path: Path, as_json: bool, watching: bool, every_min: float | None) -> int:
     """Enumerate, plan, retrieve, upload and verify until nothing is left. Start and resume are the same."""
     config = load(config_path)
+    if every_min is not None and not watching:
+        raise UsageError("--every belongs to --watch.", hint="Give --watch too, or leave --every out.")
+    if watching:
+        watch_pacs(config, 60.0 * (every_min or 60.0))
     code = run_migration(config)
     reader = open_reader(config.manifest)
     document = status_of(reader)
@@ -39,10 +47,33 @@ def run(config_path: Path, as_json: bool) -> int:
     return code
 
 
-@verb("enumerate")
-def enumerate_(config_path: Path) -> int:
-    """Sweep the PACS by C-FIND into the manifest."""
+def watch_pacs(config: Config, every_s: float) -> NoReturn:
+    """Rounds of the whole job until a signal or an error that waiting cannot mend; each round is told on stderr."""
+    with Migration(config, "run") as migration, Progress() as progress:
+
+        def after_round(error: PacsMigrateError | None) -> int:
+            document = status_of(migration.queue.connection)
+            counts = ", ".join(f"{count} {state}" for state, count in document["studies"].items() if count)
+            said = f"{error}" if error else "complete." if document["complete"] else "not complete."
+            click.echo(f"Round ended: {said} Studies: {counts or 'none'}. The next round begins in {every_s / 60:g} minutes.", err=True)
+            return error.exit_code if error else 0 if document["complete"] else 3
+
+        migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
+        migration.run(watch=Watch(every_s, after_round))
+    raise AssertionError("a watch ends by an error or a signal only")
+
+
+@verb("enumerate", json=True)
+@click.option("--list", "list_path", type=click.Path(path_type=Path, dir_okay=False),
+              help="Instead of sweeping, ask for the studies that this file names by Study Instance UID, AccessionNumber or PatientID.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="With --list: write what became of every line, as CSV.")
+def enumerate_(config_path: Path, as_json: bool, list_path: Path | None, out: Path | None) -> int:
+    """Sweep the PACS by C-FIND into the manifest, or add the studies of a list."""
     config = load(config_path)
+    if list_path is not None:
+        return add_list(config, list_path, out, as_json)
+    if out is not None:
+        raise UsageError("--out belongs to --list.", hint="Give --list FILE too, or leave --out out.")
     with Migration(config, "enumerate") as migration, Progress() as progress:
         migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
         migration.run(only_enumerate=True)
@@ -51,7 +82,10 @@ def enumerate_(config_path: Path) -> int:
         bad = [row for row in bad if not row["accepted_by"]]
         found = status_of(migration.queue.connection)["studies"]
         migration.exit_code = 3 if bad else 0
-        click.echo(f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer.")
+        if as_json:
+            click.echo(json.dumps({"studies": found, "windows": len(rows), "open_windows": [f"w{row['id']}" for row in bad]}, indent=1))
+        else:
+            click.echo(f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer.")
         return migration.exit_code
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from migrate.errors import UsageError
-from migrate.manifest import settlement
+from migrate.manifest import settlement, studies
 from migrate.manifest.file import now_ms, with_begin
-from migrate.model import StudyState
+from migrate.model import StudyState, is_uid
 
 if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
@@ -91,3 +91,62 @@ def retry(manifest: Manifest, error: str | None, study_uids: Sequence[str]) -> i
 
     with_begin(manifest.connection, work)
     return len(chosen)
+
+
+def exclude(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str) -> int:
+    """Leave studies out, on record by whom and why; no later sweep brings them back. Returns how many.
+
+    Raises UsageError, and excludes nothing, if one of them is unknown, or its images are with the destination already.
+    """
+    rows = _known(manifest, study_uids)
+    free = (StudyState.FOUND, StudyState.PLANNED, StudyState.PARKED, StudyState.EXCLUDED)
+    _refuse([uid for uid, (_, state, _) in rows.items() if state not in free], "are migrated already, about to be, or accepted",
+            "What is at the destination is never taken back; take them off the list.")  # fmt: skip
+
+    def work() -> None:
+        for uid, (study_id, state, _) in rows.items():
+            if state == StudyState.EXCLUDED:
+                manifest.execute("UPDATE study SET error = ?, detail = ? WHERE id = ?", studies.BY_PERSON, f"{reason} (by {by})", study_id)
+            else:
+                studies.exclude(manifest, study_id, studies.BY_PERSON, f"{reason} (by {by})")
+            manifest.log("exclusion signed", f"by {by}: {reason}", study=uid)
+
+    with_begin(manifest.connection, work)
+    return len(rows)
+
+
+def include(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str) -> int:
+    """Undo exclusions that people have signed. Returns how many studies are found again.
+
+    Raises UsageError, and undoes nothing, if one of them is unknown, not excluded, or left out by the configuration.
+    """
+    rows = _known(manifest, study_uids)
+    _refuse([uid for uid, (_, state, error) in rows.items() if state != StudyState.EXCLUDED or error != studies.BY_PERSON],
+            "are not excluded by a person", "What [source] from, to and modalities leave out comes back when these are changed.")  # fmt: skip
+
+    def work() -> None:
+        for uid, (study_id, _, _) in rows.items():
+            manifest.execute("UPDATE study SET error = NULL, detail = NULL WHERE id = ?", study_id)
+            manifest.set_state(study_id, StudyState.FOUND)
+            manifest.log("exclusion undone", f"by {by}: {reason}", study=uid)
+
+    with_begin(manifest.connection, work)
+    return len(rows)
+
+
+def _known(manifest: Manifest, study_uids: Sequence[str]) -> dict[str, tuple[int, StudyState, str | None]]:
+    """(row, state, error) of studies by UID. Raises UsageError if one is unknown."""
+    rows: dict[str, tuple[int, StudyState, str | None]] = {}
+    for uid in study_uids:
+        row: tuple[Any, ...] | None = manifest.one("SELECT id, state, error FROM study WHERE uid = ?", uid)
+        if row is not None:
+            rows[uid] = (row[0], StudyState(row[1]), row[2])
+    _refuse([uid for uid in study_uids if uid not in rows], "are not known", "`enumerate` finds them, `enumerate --list` adds them by UID.")
+    return rows
+
+
+def _refuse(uids: Sequence[str], why: str, hint: str) -> None:
+    if uids:
+        named = ", ".join(uid if is_uid(uid) else "something that is no UID" for uid in uids[:20])
+        more = f" and {len(uids) - 20} more" if len(uids) > 20 else ""
+        raise UsageError(f"Nothing was done, because these studies {why}: {named}{more}.", hint=hint)

@@ -131,6 +131,8 @@ def _seen_again(manifest: Manifest, row: StudyFound, sweep: int | None, bit: int
 
 
 _BY_SELECTION = "OutsideSelection"
+BY_PERSON = "ExcludedByPerson"
+"""Why a study is excluded: by the configuration, which later sweeps may undo, or by a person, which only a person undoes."""
 
 
 def exclude(manifest: Manifest, study_id: int, error: str, why: str) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom.receiver import Receiver, ReceiverSettings
@@ -24,14 +25,12 @@ from migrate.model import (
     StudyRef,
     Wanted,
     Window,
-    is_uid,
 )
+from migrate.sources import study_rows
 from migrate.staging import Staging, local_error
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
-_STUDY_DATE, _STUDY_TIME, _MODALITIES, _MODALITY = 0x00080020, 0x00080030, 0x00080061, 0x00080060
-_PATIENT_ID, _ACCESSION = 0x00100020, 0x00080050
-_STUDY_COUNT, _SERIES_COUNT = 0x00201208, 0x00201209
+_MODALITY, _SERIES_COUNT = 0x00080060, 0x00201209
 _WAITS = 0.05
 _EMPTY_SUCCESSES = 3
 _ROOM_S = 30.0  # how long uploads may take to release the next staged file
@@ -71,7 +70,7 @@ class DimseMove:
         self._staging = staging
         self._stopped = threading.Event()
         self._title = receiver.ae_title
-        self._peer = Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s)
+        self._peer = peer_of(settings, receiver)
         self._empty_successes: set[str] = set()
         self._receiver = Receiver(
             ReceiverSettings(
@@ -106,28 +105,20 @@ class DimseMove:
 
     # -- questions
     def studies(self, window: Window) -> Iterator[StudyFound]:
-        keys, wanted = _keys(window), [_STUDY_UID, _STUDY_DATE, _STUDY_TIME, _MODALITIES, _STUDY_COUNT]
         with FindSession(self._peer) as session:
-            for row in session.find("STUDY", keys, wanted):
-                date, time_ = _date(row.get(_STUDY_DATE, "")), _time(row.get(_STUDY_TIME, ""))
-                yield StudyFound(
-                    StudyRef(_uid(row, _STUDY_UID)),
-                    date,
-                    tuple(part for part in row.get(_MODALITIES, "").split("\\") if part),
-                    _number(row.get(_STUDY_COUNT, "")),
-                    time=time_,
-                    outside=not _fits(window, row, date, time_),
-                )
+            for row in session.find("STUDY", study_rows.keys(window), study_rows.WANTED):
+                study = study_rows.study_found(row)
+                yield study if study_rows.fits(window, row, study) else replace(study, outside=True)
 
     def instances(self, study: StudyRef) -> StudyPlanned:
         series: dict[str, tuple[str, int | None]] = {}
         plans, notes = [], []
         with FindSession(self._peer) as session:
             for row in session.find("SERIES", {_STUDY_UID: study.study}, (_SERIES_UID, _MODALITY, _SERIES_COUNT)):
-                series[_uid(row, _SERIES_UID)] = (row.get(_MODALITY, ""), _number(row.get(_SERIES_COUNT, "")))
+                series[study_rows.uid(row, _SERIES_UID)] = (row.get(_MODALITY, ""), study_rows.number(row.get(_SERIES_COUNT, "")))
             for uid, (modality, claimed) in series.items():
                 rows = session.find("IMAGE", {_STUDY_UID: study.study, _SERIES_UID: uid}, (_SOP_UID,))
-                sops = tuple(dict.fromkeys(_uid(row, _SOP_UID) for row in rows))
+                sops = tuple(dict.fromkeys(study_rows.uid(row, _SOP_UID) for row in rows))
                 if claimed is not None and claimed != len(sops):
                     notes.append(f"series {uid}: {claimed} instances claimed, {len(sops)} listed")
                 plans.append(SeriesPlan(uid, modality, sops, claimed))
@@ -313,6 +304,11 @@ class _Attempt:
         return f"C-MOVE ended with status {result.status:04X}, {result.completed} completed, {result.failed} failed."
 
 
+def peer_of(settings: SourceSettings, receiver: ReceiverConfig) -> Peer:
+    """The PACS as we call it: by the receiver's AE title, which is the one that it knows us by."""
+    return Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s)
+
+
 def addresses(name: str) -> list[str]:
     """The addresses behind a host name; a network or an address stands for itself."""
     if "/" in name:
@@ -321,55 +317,3 @@ def addresses(name: str) -> list[str]:
         return sorted({str(info[4][0]) for info in socket.getaddrinfo(name, None)})
     except OSError as error:
         raise SourceUnreachable(f"The host name {name} cannot be resolved.") from error
-
-
-def _uid(row: dict[int, str], tag: int) -> str:
-    uid = row.get(tag, "")
-    if not is_uid(uid):
-        raise QueryFailed("The PACS answered with a row that has no valid UID.")
-    return uid
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.strip().isdigit() else None
-
-
-def _keys(window: Window) -> dict[int, str]:
-    """The matching keys of a question (PS3.4 C.2.2.2)."""
-    keys: dict[int, str] = {}
-    if window.lo or window.hi:
-        keys[_STUDY_DATE] = f"{window.lo}" if window.lo == window.hi else f"{window.lo or ''}-{window.hi or ''}"
-    if window.time_lo:
-        keys[_STUDY_TIME] = f"{window.time_lo}-{window.time_hi}"
-    if window.modality:
-        keys[_MODALITIES] = window.modality
-    if window.patient:
-        keys[_PATIENT_ID] = f"{window.patient}*"
-    if window.accession:
-        keys[_ACCESSION] = f"{window.accession}*"
-    return keys
-
-
-def _fits(window: Window, row: dict[int, str], date: str | None, time_: str | None) -> bool:
-    """Whether a row is what was asked for; a PACS that ignores a key shows others too."""
-    if (window.lo or window.hi) and (date is None or not (window.lo or "") <= date <= (window.hi or "99999999")):
-        return False
-    if window.time_lo and window.time_hi and (time_ is None or not window.time_lo[:6] <= time_ <= window.time_hi[:6]):
-        return False
-    if window.modality and window.modality not in (part.strip() for part in row.get(_MODALITIES, "").split("\\")):
-        return False
-    for tag, prefix in ((_PATIENT_ID, window.patient), (_ACCESSION, window.accession)):
-        if prefix and not row.get(tag, "").casefold().startswith(prefix.casefold()):
-            return False
-    return True
-
-
-def _time(text: str) -> str | None:
-    """HHMMSS, fractions cut off; hours alone and colons are taken (PS3.5 6.2, and what was allowed before)."""
-    digits = text.strip().replace(":", "").partition(".")[0]
-    return digits.ljust(6, "0")[:6] if digits.isdigit() else None
-
-
-def _date(text: str) -> str | None:
-    digits = text.strip().replace(".", "")
-    return digits if len(digits) == 8 and digits.isdigit() else None

@@ -1,0 +1,62 @@
+"""What lists of studies need of the manifest: a window to stand in, and the states of all studies."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from migrate.manifest.file import now_ms, with_begin
+from migrate.model import StudyState
+
+if TYPE_CHECKING:
+    from migrate.manifest.store import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a study stands, with what its last trouble was or why it is left out."""
+
+    state: StudyState
+    error: str | None
+    detail: str | None
+
+
+def list_window(manifest: Manifest) -> int:
+    """The window that stands for lists in the newest sweep; made if there is none, in a sweep of its own before the first one.
+
+    It is answered from the start: no sweep asks it, and it never blocks.
+    """
+    made: list[int] = []
+
+    def work() -> None:
+        sweep = manifest.one("SELECT coalesce(max(sweep), 1) FROM window")[0]
+        row = manifest.one("SELECT id FROM window WHERE sweep = ? AND axis = 'list'", sweep)
+        if row is None:
+            cursor = manifest.execute(
+                "INSERT INTO window(sweep, axis, purpose, state, row_count, study_count, answered_at) VALUES (?, 'list', 'look', 1, 0, 0, ?)",
+                sweep, now_ms(),
+            )  # fmt: skip
+            row = (int(cursor.lastrowid or 0),)
+        made.append(row[0])
+
+    with_begin(manifest.connection, work)
+    return made[0]
+
+
+def count_listed(manifest: Manifest, window_id: int) -> None:
+    """Write down how many studies lists have shown in this sweep."""
+    manifest.execute(
+        "UPDATE window SET row_count = shown, study_count = shown FROM (SELECT count(*) AS shown FROM sighting WHERE window_id = ?1) WHERE id = ?1",
+        window_id,
+    )
+
+
+def standings(connection: sqlite3.Connection, uids: Collection[str] | None = None) -> dict[str, Standing]:
+    """Where these studies (or all) stand, by UID; those that are not known are left out."""
+    query, values = "SELECT uid, state, error, detail FROM study", ()
+    if uids is not None:
+        query, values = f"{query} WHERE uid IN (SELECT value FROM json_each(?))", (json.dumps(list(uids)),)  # type: ignore[assignment]
+    return {uid: Standing(StudyState(state), error, detail) for uid, state, error, detail in connection.execute(query, values)}
