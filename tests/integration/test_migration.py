@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,67 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-
-TOML = """[migration]
-name = "test"
-[source]
-host = "127.0.0.1"
-port = {pacs}
-ae_title = "PRACTICE"
-settle_s = 0.3
-[receiver]
-host = "127.0.0.1"
-port = {receiver}
-[destination]
-kind = "folder"
-path = "bucket"
-[retry]
-attempts = 6
-first_wait_s = 0.05
-max_wait_s = 0.1
-"""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120
-    )
-
-
-@contextlib.contextmanager
-def practice(folder: Path, *faults: str, studies: int = 12):
-    receiver = free_port()
-    archive = Archive(studies)
-    with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults) as pacs:
-        (folder / "migrate.toml").write_text(TOML.format(pacs=pacs.port, receiver=receiver))
-        yield archive
-
-
-def data_sets(folder: Path) -> dict[tuple[str, str, str], bytes]:
-    from migrate.dicom.part10 import read_header
-
-    found = {}
-    for path in (folder / "bucket").glob("studies/*/series/*/instances/*.dcm"):
-        raw = path.read_bytes()
-        offset = read_header(raw)[3]
-        found[path.parts[-5], path.parts[-3], path.stem] = hashlib.sha256(raw[offset:]).digest()
-    return found
-
-
-def truth(archive: Archive) -> dict[tuple[str, str, str], bytes]:
-    return {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
-
-
-def left_over(folder: Path) -> list[Path]:
-    return [path for path in (folder / "staging").rglob("*") if path.is_file()]
+from tests.runs import TOML, command, data_sets, free_port, left_over, practice, practice_process, truth
 
 
 @pytest.mark.parametrize("fault", ["", "skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap"])
@@ -201,20 +140,6 @@ def test_a_manifest_belongs_to_one_pacs(tmp_path: Path) -> None:
         done = command(tmp_path, "run")
     assert done.returncode == 2
     assert "belongs to the source" in done.stderr
-
-
-@contextlib.contextmanager
-def practice_process(folder: Path, port: int, receiver: int):
-    """The practice PACS as a process of its own, which can be killed."""
-    words = [sys.executable, "-m", "migrate", "practice-pacs", "--port", str(port), "--studies", "60",
-             "--move-to", f"PACSMIGRATE=127.0.0.1:{receiver}"]  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert "listens" in process.stdout.readline()
-            yield process
-        finally:
-            process.kill()
 
 
 def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:

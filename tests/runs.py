@@ -1,0 +1,95 @@
+"""Runs of the command line against the practice PACS, and what they leave behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from migrate.dicom.part10 import read_header
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+
+TOML = """[migration]
+name = "test"
+[source]
+host = "127.0.0.1"
+port = {pacs}
+ae_title = "PRACTICE"
+settle_s = 0.3
+[receiver]
+host = "127.0.0.1"
+port = {receiver}
+[destination]
+kind = "folder"
+path = "bucket"
+[retry]
+attempts = 6
+first_wait_s = 0.05
+max_wait_s = 0.1
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120
+    )
+
+
+@contextlib.contextmanager
+def practice(folder: Path, *faults: str, studies: int = 12) -> Iterator[Archive]:
+    """A practice PACS and a configuration for it; the archive as it was at the start."""
+    archive = Archive(studies)
+    with changing(folder, archive, *faults):
+        yield archive
+
+
+@contextlib.contextmanager
+def changing(folder: Path, archive: Archive, *faults: str, source: str = "", port: int = 0) -> Iterator[PracticePacs]:
+    """The same as the PACS itself, whose `holdings` are what it has now. `source`: more lines for [source]."""
+    receiver = free_port()
+    with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults, port=port) as pacs:
+        text = TOML.format(pacs=pacs.port, receiver=receiver)
+        (folder / "migrate.toml").write_text(text.replace("settle_s", f"{source}\nsettle_s"))
+        yield pacs
+
+
+def data_sets(folder: Path) -> dict[tuple[str, str, str], bytes]:
+    found = {}
+    for path in (folder / "bucket").glob("studies/*/series/*/instances/*.dcm"):
+        raw = path.read_bytes()
+        offset = read_header(raw)[3]
+        found[path.parts[-5], path.parts[-3], path.stem] = hashlib.sha256(raw[offset:]).digest()
+    return found
+
+
+def truth(archive: Archive) -> dict[tuple[str, str, str], bytes]:
+    return {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
+
+
+def left_over(folder: Path) -> list[Path]:
+    return [path for path in (folder / "staging").rglob("*") if path.is_file()]
+
+
+@contextlib.contextmanager
+def practice_process(folder: Path, port: int, receiver: int, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """The practice PACS as a process of its own, which can be killed."""
+    start = [sys.executable, "-m", "migrate", "practice-pacs", "--port", str(port), "--studies", "60",
+             "--move-to", f"PACSMIGRATE=127.0.0.1:{receiver}", *words]  # fmt: skip
+    with subprocess.Popen(start, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert "listens" in process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
