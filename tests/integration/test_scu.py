@@ -234,47 +234,62 @@ def test_ff01_counts_as_an_answer() -> None:
     assert row == {dimse.STUDY_UID: "1.2.3", STUDY_INSTANCES: "é"}
 
 
-LAYOUTS = ("usual", "one PDU", "data set in pieces", "command in pieces", "empty piece last")
+CUTS = ("whole", "data set in pieces", "command in pieces", "empty piece last")
+USUALLY_NOT = st.sampled_from((False, False, False, True))
 ROWS = st.lists(
-    st.tuples(st.sampled_from((0xFF00, 0xFF00, 0xFF01)), st.sampled_from(("usual", "usual", *LAYOUTS)), st.integers(0, 300)),
+    st.tuples(
+        st.sampled_from((0xFF00, 0xFF00, 0xFF01)),  # status
+        st.sampled_from(("whole", "whole", *CUTS)),
+        st.lists(USUALLY_NOT, min_size=3, max_size=3),  # which fragments share the PDU of the one before
+        st.integers(0, 300),  # bytes of some value
+    ),
     max_size=12,
-)  # fmt: skip
+)
+Plan = list[tuple[int, str, list[bool], int]]
 
 
-def pdu(*fragments: tuple[int, bytes]) -> bytes:
-    """One P-DATA PDU of these (control byte, bytes)."""
-    body = b"".join(struct.pack(">IBB", len(data) + 2, 1, control) + data for control, data in fragments)
+def fragments(cut: str, command: bytes, dataset: bytes) -> list[tuple[int, bytes]]:
+    """A message in one of the ways that PS3.8 E.2 leaves open: (control byte, bytes) each."""
+    half = len(dataset) // 2
+    if cut == "data set in pieces":
+        return [(3, command), (0, dataset[:half]), (2, dataset[half:])]
+    if cut == "command in pieces":
+        return [(1, command[:20]), (3, command[20:]), (2, dataset)]
+    if cut == "empty piece last":
+        return [(3, command), (0, dataset), (2, b"")]
+    return [(3, command), (2, dataset)]
+
+
+def pdu(parts: list[tuple[int, bytes]]) -> bytes:
+    """One P-DATA PDU of these fragments."""
+    body = b"".join(struct.pack(">IBB", len(data) + 2, 1, control) + data for control, data in parts)
     return struct.pack(">BBI", 4, 0, len(body)) + body
 
 
-def laid_out(layout: str, command: bytes, dataset: bytes) -> bytes:
-    """A message in one of the ways that PS3.8 annex E leaves open."""
-    half = len(dataset) // 2
-    if layout == "one PDU":
-        return pdu((3, command), (2, dataset))
-    if layout == "data set in pieces":
-        return pdu((3, command)) + pdu((0, dataset[:half])) + pdu((2, dataset[half:]))
-    if layout == "command in pieces":
-        return pdu((1, command[:20])) + pdu((3, command[20:])) + pdu((2, dataset))
-    if layout == "empty piece last":
-        return pdu((3, command)) + pdu((0, dataset), (2, b""))
-    return pdu((3, command)) + pdu((2, dataset))
+def streamed(rows: Plan, request: dimse.Command) -> bytes:
+    """The whole answer to a request, in PDUs as planned."""
+    pdus: list[list[tuple[int, bytes]]] = []
+    for number, (status, cut, joined, size) in enumerate(rows):
+        keys: dict[int, str | bytes] = {dimse.STUDY_UID: f"1.{number}", 0x00081030: bytes(size)}
+        command = dimse.response(request, status, {dimse.DATASET_TYPE: 1})
+        parts = fragments(cut, command, dimse.encode_identifier(keys, dimse.IMPLICIT_LE))
+        for part, joins in zip(parts, joined, strict=False):
+            if joins and pdus:
+                pdus[-1].append(part)
+            else:
+                pdus.append([part])
+    return b"".join(map(pdu, [*pdus, [(3, dimse.response(request, 0))]]))
 
 
 def test_rows_come_however_they_are_laid_out() -> None:
     """Every row comes once and in order, however its message is cut into fragments, PDUs and packets; of a stream that
     ends early the rows until then, and then the failure."""
-    plan: tuple[list[tuple[int, str, int]], int, float] = ([], 1, 2.0)
+    plan: tuple[Plan, int, float] = ([], 1, 2.0)
 
     def script(there: Association, message: dimse.Message) -> None:
         rows, step, share = plan
-        stream = b""
-        for number, (status, layout, size) in enumerate(rows):
-            keys: dict[int, str | bytes] = {dimse.STUDY_UID: f"1.{number}", 0x00081030: bytes(size)}
-            command = dimse.response(message.command, status, {dimse.DATASET_TYPE: 1})
-            stream += laid_out(layout, command, dimse.encode_identifier(keys, dimse.IMPLICIT_LE))
-        stream += pdu((3, dimse.response(message.command, 0)))
-        whole, stream = stream, stream[: int(len(stream) * share)]
+        whole = streamed(rows, message.command)
+        stream = whole[: int(len(whole) * share)]
         for at in range(0, len(stream), step):
             there._send(stream[at : at + step])
         if stream != whole:
@@ -284,7 +299,7 @@ def test_rows_come_however_they_are_laid_out() -> None:
 
         @settings(deadline=None, max_examples=100)
         @given(ROWS, st.integers(7, 3000), st.one_of(st.just(2.0), st.floats(0, 1, exclude_max=True)))
-        def check(rows: list[tuple[int, str, int]], step: int, share: float) -> None:
+        def check(rows: Plan, step: int, share: float) -> None:
             nonlocal plan
             plan, session.saw_ff01 = (rows, step, share), False
             came, expected = [], [f"1.{number}" for number in range(len(rows))]
