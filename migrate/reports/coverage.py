@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -44,13 +44,18 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Every day of each year in which anything was found; `undated` counts studies without a StudyDate that is a date."""
+    """Every day of each year in which anything was found, and of the `empty` years between those.
+
+    `undated` counts studies without a StudyDate that can be one.
+    """
 
     years: dict[int, list[Day]]
+    empty: dict[int, list[Day]]
     undated: int
 
-    def days(self) -> Iterator[tuple[datetime.date, Day]]:
-        for year, days in self.years.items():
+    def days(self, *, between: bool = False) -> Iterator[tuple[datetime.date, Day]]:
+        """The days of the years in which anything was found; with `between` those of the others, too, at the end."""
+        for year, days in (*self.years.items(), *(self.empty.items() if between else ())):
             first = datetime.date(year, 1, 1)
             for number, day in enumerate(days):
                 yield first + datetime.timedelta(number), day
@@ -86,18 +91,21 @@ def coverage(connection: sqlite3.Connection) -> Coverage:
         else:
             found[date] = (count, hidden, several)
     other_axis = connection.execute(_OTHER_AXIS, (sweep,)).fetchone() is not None
-    by_date = _by_date(connection, sweep, {date.year for date in found}, other_axis)
     years: dict[int, list[Day]] = {}
-    for year in sorted({date.year for date in found}):
+    empty: dict[int, list[Day]] = {}
+    of_found = {date.year for date in found}
+    all_years = range(min(of_found), max(of_found) + 1) if found else range(0)
+    by_date = _by_date(connection, sweep, all_years, other_axis)
+    for year in all_years:
         first = datetime.date(year, 1, 1)
-        days = years[year] = []
+        days = (years if year in of_found else empty)[year] = []
         for number, swept in enumerate(by_date[year]):
             count, hidden, several = found.get(first + datetime.timedelta(number), (0, 0, 0))
             days.append(Day(count, _judged(swept, bool(count), bool(hidden), bool(several), other_axis)))
-    return Coverage(years, undated)
+    return Coverage(years, empty, undated)
 
 
-def _by_date(connection: sqlite3.Connection, sweep: int, years: set[int], other_axis: bool) -> dict[int, list[Swept | None]]:
+def _by_date(connection: sqlite3.Connection, sweep: int, years: Iterable[int], other_axis: bool) -> dict[int, list[Swept | None]]:
     """What the questions by date say of each day; None where there was none."""
     by_date: dict[int, list[Swept | None]] = {
         year: [None] * (datetime.date(year, 12, 31) - datetime.date(year, 1, 1) + datetime.timedelta(1)).days for year in years
@@ -134,8 +142,8 @@ def _judged(swept: Swept | None, any_study: bool, hidden: bool, several: bool, o
 
 
 def as_date(text: str | None) -> datetime.date | None:
-    """A DICOM date (PS3.5 6.2, DA); None where it is no date."""
-    if text is None or len(text) != 8 or not (text.isascii() and text.isdigit()):
+    """A DICOM date (PS3.5 6.2, DA); None where it is no date, or one at which nobody can have made an image."""
+    if text is None or len(text) != 8 or not (text.isascii() and text.isdigit()) or not 1895 <= int(text[:4]) <= 2100:
         return None
     try:
         return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:8]))
@@ -155,15 +163,14 @@ def gaps(covered: Coverage) -> list[Gap]:
     first, last = min(found), max(found)
     weekdays = [date for date in (first + datetime.timedelta(number) for number in range((last - first).days + 1)) if date.weekday() < 5]
     counts = [found[date].studies if date in found else 0 for date in weekdays]
-    swept = dict(covered.days())
+    swept = {date: day.swept for date, day in covered.days(between=True)}
     gaps: list[Gap] = []
     begin = 0
     for empty, group in itertools.groupby(counts, lambda count: count == 0):
         end = begin + len(list(group))
         if empty:
             for a, b in _standing_out(counts, begin, end):
-                days = [swept[date].swept if date in swept else Swept.NOT_SWEPT for date in weekdays[a:b]]
-                gaps.append(Gap(weekdays[a], weekdays[b - 1], b - a, max(days)))
+                gaps.append(Gap(weekdays[a], weekdays[b - 1], b - a, max(swept[date] for date in weekdays[a:b])))
         begin = end
     return gaps
 
@@ -198,7 +205,7 @@ def coverage_text(covered: Coverage) -> str:
             months[month - 1] = _short(sum(day.studies for day in those)) + _SIGNS[max(day.swept for day in those)]
         lines.append(f"{year:<4}" + "".join(month.rjust(7) for month in months) + f"{sum(day.studies for day in days):>9,}")
     if covered.undated:
-        lines.append(f"{covered.undated:,} studies without a date.")
+        lines.append(f"{covered.undated:,} studies without a usable date.")
     found = gaps(covered)
     if found:
         more = f" and {len(found) - 10} more, see the report" if len(found) > 10 else ""

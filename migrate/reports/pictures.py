@@ -22,13 +22,13 @@ _MODALITIES = 8
 
 
 def calendar(covered: Coverage) -> dict[str, Any]:
-    """The years from the newest to the oldest as lists of cells; years without studies between them as one row of words."""
+    """The years as lists of cells; years without studies between them as one row of words."""
     missing = {date for gap in gaps(covered) for date in _days(gap)}
     limits = _limits(sorted(day.studies for _, day in covered.days() if day.studies))
     rows: list[dict[str, Any]] = []
-    for year in sorted(covered.years, reverse=True):
-        if rows and (without := rows[-1]["first"] - year - 1):
-            rows.append({"first": year + 1, "empty": f"{year + 1}" + (f" to {year + without}" if without > 1 else "")})
+    for year in covered.years:
+        if rows and (without := year - rows[-1]["first"] - 1):
+            rows.append({"first": year - 1, "empty": f"{year - without}" + (f" to {year - 1}" if without > 1 else "")})
         first = datetime.date(year, 1, 1)
         days = covered.years[year]
         cells = [_cell(first + datetime.timedelta(number), day, limits, missing) for number, day in enumerate(days)]
