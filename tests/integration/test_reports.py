@@ -3,124 +3,44 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from migrate.manifest import Manifest, Queue
+from migrate.manifest import Manifest
 from migrate.manifest.decisions import accept, accept_quarantined, accept_window
 from migrate.manifest.file import open_reader
 
 from migrate.model import (  # isort: skip
-    DestinationLost, Failed, Fixity, InstanceRef, InstanceStaged, InstanceState, InstanceStored, InstanceVerified,
-    Item, Proof, Receipt, Received, RetrieveEnded, RetryPolicy, SeriesPlan, StudyFound, StudyPlanned, StudyRef,
-    Window, WindowAnswered, WindowJudged, WindowsPlanned,
+    DestinationLost, Failed, InstanceState, InstanceStored, Proof, Receipt, Received, RetrieveEnded, StudyFound,
+    StudyRef, Window, WindowAnswered, WindowJudged, WindowsPlanned,
 )
 from migrate.reports import report, status, status_text, write_report
-
-HOSTILE = "<script>document.title='owned'</script>"
+from tests.filled import (
+    HOSTILE,
+    came,
+    fixity,
+    fresh_manifest,
+    in_browser,
+    items,
+    migrated,
+    planned,
+    proven,
+    read,
+    received,
+    swept,
+    verdict,
+    written,
+)
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    """An empty manifest whose work is parked at the first failure."""
-    opened = Manifest(
-        tmp_path / "m.db",
-        identity={"source": "a", "destination": "b", "migration": HOSTILE},
-        policy=RetryPolicy(attempts=1),
-    )
-    opened.begin_run("run", "op", "")
-    yield opened
-    opened.close()
-
-
-def fixity(text: str) -> Fixity:
-    seed = text.encode().ljust(32, b"x")[:32]
-    return Fixity(100, seed, seed, 2**63 + 5)
-
-
-def received(study: str, sop: str, content: str = "", **more: object) -> Received:
-    return Received(Path(f"/x/{sop}{content}"), InstanceRef(study, f"{study}.1", sop), fixity(sop + content).rolled, "1.1", "1.2", **more)  # type: ignore[arg-type]
-
-
-def came(received: Received) -> InstanceStaged:
-    rolled = received.rolled
-    return InstanceStaged(received, Fixity(rolled.size_bytes, rolled.dataset_sha256, rolled.dataset_sha256, rolled.crc64nvme))
-
-
-def swept(manifest: Manifest, *studies: str, claimed: int | None = None) -> int:
-    """A sweep of one window that shows these studies; its number is the run's closing sweep."""
-    sweep = manifest.one("SELECT coalesce(max(sweep), 0) + 1 FROM window")[0]
-    manifest.commit([WindowsPlanned(sweep, (Window("20200101", "20201231"),))])
-    window = manifest.one("SELECT max(id) FROM window")[0]
-    found = [StudyFound(StudyRef(uid), "20200505", ("CT",), claimed, window) for uid in studies]
-    manifest.commit([*found, WindowAnswered(window, len(studies))])
-    manifest.set_meta("closed_sweep", str(sweep))
-    return window
-
-
-def planned(manifest: Manifest, study: str, *sops: str, notes: tuple[str, ...] = ()) -> None:
-    manifest.commit([StudyPlanned(StudyRef(study), (SeriesPlan(f"{study}.1", "CT", sops),) if sops else (), notes)])
-
-
-def items(manifest: Manifest, state: InstanceState) -> list[Item]:
-    queue = Queue(manifest.path)
-    try:
-        return [
-            item
-            for _, part in (*queue.items(state, skip_series=set(), limit=99), *queue.copies(state, skip_series=set()))
-            for item in part
-        ]
-    finally:
-        queue.close()
-
-
-def proven(manifest: Manifest, proof: Proof = Proof.READ_BACK) -> None:
-    staged = items(manifest, InstanceState.STAGED)
-    manifest.commit([InstanceStored(item, Receipt("k")) for item in staged])
-    manifest.commit([InstanceVerified(item, proof) for item in staged])
-
-
-def migrated(manifest: Manifest, study: str, *sops: str, proof: Proof = Proof.READ_BACK) -> None:
-    planned(manifest, study, *sops)
-    manifest.commit([*(came(received(study, sop)) for sop in sops), RetrieveEnded(StudyRef(study), 0)])
-    proven(manifest, proof)
-
-
-def read(manifest: Manifest) -> dict:  # type: ignore[type-arg]
-    reader = open_reader(manifest.path)
-    try:
-        return report(reader)
-    finally:
-        reader.close()
-
-
-def written(manifest: Manifest, folder: Path) -> Path:
-    reader = open_reader(manifest.path)
-    try:
-        return write_report(reader, folder)
-    finally:
-        reader.close()
-
-
-def verdict(page: Path) -> str:
-    text = page.read_text(encoding="utf-8")
-    return html.unescape(text.partition('id="verdict">')[2].partition("</p>")[0])
-
-
-def in_browser(page: Path, profile: Path) -> str:
-    """The DOM as Chromium has it once the page is loaded."""
-    program = shutil.which("chromium")
-    assert program, "Chromium comes with the test peers"
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", f"--user-data-dir={profile}"]
-    done = subprocess.run([program, *arguments, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout
+    with fresh_manifest(tmp_path) as opened:
+        yield opened
 
 
 def test_everything_proven_is_complete(manifest: Manifest) -> None:
@@ -167,6 +87,45 @@ def test_an_empty_study_is_migrated_and_listed(manifest: Manifest) -> None:
     document = read(manifest)
     assert (document["complete"], document["studies"]["migrated"]) == (True, 1)
     assert [(entry["study"], entry["state"], entry["error"]) for entry in document["exceptions"]] == [("1.1", "migrated", "EmptyAtSource")]
+
+
+def test_excluded_studies_are_counted_apart(manifest: Manifest, tmp_path: Path) -> None:
+    """What the selection leaves out is named with its reason, counted by reason on the page, and does not stand in the way."""
+    window = swept(manifest, "1.1")
+    left_out = [StudyFound(StudyRef(f"1.9.{number}"), "20200505", ("SR",), 1, window, excluded="None of its modalities is to be migrated.") for number in (1, 2)]
+    manifest.commit(left_out)
+    migrated(manifest, "1.1", "1.1.1.1")
+    document = read(manifest)
+    assert (document["complete"], document["studies"]["excluded"]) == (True, 2)
+    assert document["excluded"] == [{"error": "OutsideSelection", "detail": "None of its modalities is to be migrated.", "studies": 2}]
+    assert [(entry["study"], entry["state"], entry["error"]) for entry in document["exceptions"]] == [
+        (f"1.9.{number}", "excluded", "OutsideSelection") for number in (1, 2)
+    ]
+    source = written(manifest, tmp_path / "out").read_text()
+    assert "<td>None of its modalities is to be migrated.</td><td class=\"n\">2</td>" in source and "1.9.1" not in source
+
+
+def test_exceptions_csv_tells_who_accepted(manifest: Manifest, tmp_path: Path) -> None:
+    """The last two columns of exceptions.csv are the signature: who, and why."""
+    swept(manifest, "1.1", "1.2")
+    for uid in ("1.1", "1.2"):
+        manifest.commit([Failed(StudyRef(uid), "plan", "QueryFailed", "no", retryable=False)])
+    accept(manifest, ["1.1"], "tape is lost", "J. Doe")
+    with (written(manifest, tmp_path / "out").parent / "exceptions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-2:] == ["accepted_by", "reason"]
+    assert [(row["study"], row["state"], row["accepted_by"], row["reason"]) for row in rows] == [
+        ("1.1", "accepted", "J. Doe", "tape is lost"), ("1.2", "parked", "", "")
+    ]  # fmt: skip
+
+
+def test_the_page_is_about_what_needs_a_person(manifest: Manifest, tmp_path: Path) -> None:
+    """Studies that are merely not finished are counted on the page and named in the files."""
+    swept(manifest, "1.1", "1.2")
+    planned(manifest, "1.1", "1.1.1.1")
+    page = written(manifest, tmp_path / "out")
+    assert "2 studies are not finished" in page.read_text() and "1.1.1.1" not in page.read_text()
+    assert "1.1.1.1" in (page.parent / "exceptions.csv").read_text()
 
 
 def test_each_instance_counts_once(manifest: Manifest) -> None:
