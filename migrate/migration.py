@@ -192,10 +192,8 @@ class Migration:
         return last + 1
 
     def _next_due_s(self, only_enumerate: bool) -> float | None:
-        due = self.queue.next_due_ms()
-        if due is None or (only_enumerate and due <= now_ms()):
-            return None
-        return max((due - now_ms()) / 1000, 0.0)
+        due = self.queue.next_due_ms(windows_only=only_enumerate)
+        return None if due is None else max((due - now_ms()) / 1000, 0.0)
 
     # -- stages
     def _enumerate_stage(self, sweep: int, select: census.Select) -> Stage:

@@ -200,6 +200,9 @@ class Finding:
 Axis = Literal["date", "all", "patient", "accession", "modality", "list"]
 """How a sweep walks through the PACS: by StudyDate, without a key, by PatientID or AccessionNumber prefix, by modality, by a list."""
 
+EXACT = "="
+"""Ends a prefix that stands for itself alone: `12=` asks for the value 12, `12` for all that begin with 12."""
+
 PartBy = Literal["date", "time", "modality", "patient", "accession"]
 """The key by which a window is cut into parts."""
 
@@ -224,7 +227,7 @@ class Window:
         parts += [f"{self.time_lo}-{self.time_hi}"] if self.time_lo else []
         parts += [self.modality] if self.modality else []
         for name, prefix in (("PatientID", self.patient), ("AccessionNumber", self.accession)):
-            parts += [f"{name} by {len(prefix)} first characters"] if prefix else []
+            parts += [f"{name} by {len(prefix.rstrip(EXACT))} first characters"] if prefix else []
         return ", ".join(parts) or ("a list" if self.axis == "list" else "without any key")
 
 

@@ -108,12 +108,15 @@ class Queue:
                 begun.add(uid)
         return Wanted(not ended and not attempts, missing, frozenset(begun))
 
-    def next_due_ms(self) -> int | None:
+    def next_due_ms(self, *, windows_only: bool = False) -> int | None:
         """When the earliest put-off work falls due; None where nothing waits for a time."""
-        due: int | None = self.connection.execute(
-            "SELECT min(due) FROM (SELECT min(not_before) AS due FROM study WHERE state IN (0, 1, 2) AND not_before > 0 "
-            "AND (state < 2 OR stage IN ('upload', 'verify', 'confirm')) UNION ALL SELECT min(not_before) FROM window WHERE state = 0 AND not_before > 0)"
-        ).fetchone()[0]
+        question = "SELECT min(not_before) AS due FROM window WHERE state = 0 AND not_before > 0"
+        if not windows_only:
+            question = (
+                f"SELECT min(due) FROM ({question} UNION ALL SELECT min(not_before) FROM study WHERE state IN (0, 1, 2) AND not_before > 0 "
+                "AND (state < 2 OR stage IN ('upload', 'verify', 'confirm')))"
+            )
+        due: int | None = self.connection.execute(question).fetchone()[0]
         return due
 
     # -- instances

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migrate.errors import QueryFailed
-from migrate.model import StudyFound, StudyRef, Window, is_uid
+from migrate.model import EXACT, StudyFound, StudyRef, Window, is_uid
 
 STUDY_UID, STUDY_DATE, STUDY_TIME, MODALITIES, STUDY_COUNT = 0x0020000D, 0x00080020, 0x00080030, 0x00080061, 0x00201208
 PATIENT_ID, ACCESSION = 0x00100020, 0x00080050
@@ -45,10 +45,14 @@ def keys(window: Window) -> dict[int, str]:
     if window.modality:
         asked[MODALITIES] = window.modality
     if window.patient:
-        asked[PATIENT_ID] = f"{window.patient}*"
+        asked[PATIENT_ID] = _wildcard(window.patient)
     if window.accession:
-        asked[ACCESSION] = f"{window.accession}*"
+        asked[ACCESSION] = _wildcard(window.accession)
     return asked
+
+
+def _wildcard(prefix: str) -> str:
+    return prefix.removesuffix(EXACT) if prefix.endswith(EXACT) else f"{prefix}*"
 
 
 def fits(window: Window, row: dict[int, str], study: StudyFound) -> bool:
@@ -61,7 +65,8 @@ def fits(window: Window, row: dict[int, str], study: StudyFound) -> bool:
     if window.modality and window.modality not in (part.strip() for part in row.get(MODALITIES, "").split("\\")):
         return False
     for tag, prefix in ((PATIENT_ID, window.patient), (ACCESSION, window.accession)):
-        if prefix and not row.get(tag, "").casefold().startswith(prefix.casefold()):
+        value = row.get(tag, "").casefold()
+        if prefix and not (value + EXACT if prefix.endswith(EXACT) else value).startswith(prefix.casefold()):
             return False
     return True
 

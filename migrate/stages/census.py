@@ -25,6 +25,7 @@ from migrate.model import (
 from migrate.sources import Source
 from migrate.stages.questions import by_date, cuts, parts
 
+_AT_ONCE = 20  # windows that are asked again together
 Row = sqlite3.Row
 Select = Callable[[StudyFound, Window], StudyFound | None]
 """What the selection makes of a row: the same, excluded with a reason, or None: no concern of this sweep."""
@@ -69,10 +70,15 @@ class Sweep:
         self.number, self.rows, self.shown_only_by = number, rows, shown_only_by
         self.cap = int(habits["cap"]) if "cap" in habits else None
         self._children: dict[tuple[int, str | None], list[Row]] = {}
+        self._again: dict[int, list[Row]] = {}
         for row in rows:
-            if row["parent"] is not None and row["purpose"] != "again":
+            if row["purpose"] == "again":
+                self._again.setdefault(row["parent"], []).append(row)
+            elif row["parent"] is not None:
                 self._children.setdefault((row["parent"], row["part_by"]), []).append(row)
-        self.dated = [row for row in rows if row["axis"] == "date" and row["state"] == WindowState.ANSWERED]
+        self.dated = [
+            row for row in rows if row["axis"] == "date" and row["state"] == WindowState.ANSWERED and row["purpose"] != "again"
+        ]
         outside = sum(row["outside_count"] for row in self.dated)
         self.ignores_date = outside > sum(row["study_count"] for row in self.dated) - outside
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
@@ -83,14 +89,14 @@ class Sweep:
         row = self.keyless
         if row is None or row["state"] != WindowState.ANSWERED or self.capped(row) or self.ignores_date:
             return False
-        return not self.shown_only_by(_ids(self.dated), [row["id"], *_ids(self.again(row))])
+        return not self.shown_only_by(self.now(self.dated), [row["id"], *_ids(self.again(row))])
 
     @functools.cached_property
     def top(self) -> Row | None:
         """The largest answer by date that must be proven; None where the one without a key is larger than all of them."""
         dated = [row for row in self.roots() if row["state"] == WindowState.ANSWERED and not self.capped(row)]
         top = max(dated, key=lambda row: row["row_count"], default=None)
-        if top is not None and self.keyless_shows_all and self.keyless is not None and top["row_count"] < self.keyless["row_count"]:
+        if top is not None and self.keyless_shows_all and self.keyless is not None and top["row_count"] < self.keyless["study_count"]:
             return None
         return top
 
@@ -109,16 +115,26 @@ class Sweep:
             return False
         if self.cap is not None or part["row_count"] < 2:
             return True
-        if root["state"] == WindowState.ANSWERED and part["row_count"] < root["row_count"]:
+        if root is self.keyless and self.trusts_keyless:
+            return bool(part["row_count"] <= root["study_count"])
+        if root["state"] == WindowState.ANSWERED and part["row_count"] < root["study_count"]:
             return True
-        return self.proof == [] and part["row_count"] <= max((row["row_count"] for row in self.dated), default=1)
+        return self.proof == [] and part["row_count"] <= max((row["study_count"] for row in self.dated), default=1)
 
     def capped(self, row: Row) -> bool:
         return self.cap is not None and row["row_count"] is not None and row["row_count"] >= self.cap
 
     def again(self, row: Row) -> list[Row]:
-        """The same question, asked once more after its parts."""
-        return [each for each in self.rows if each["parent"] == row["id"] and each["purpose"] == "again"]
+        """The same question, asked once more after others."""
+        return self._again.get(row["id"], [])
+
+    def now(self, rows: Iterable[Row]) -> list[int]:
+        """The latest answer to each of these questions: what has vanished since the first is in it no longer."""
+        return [next((each["id"] for each in self.again(row) if each["state"] == WindowState.ANSWERED), row["id"]) for row in rows]
+
+    def lacking(self, rows: Iterable[Row], shown_by: Sequence[int]) -> list[Row]:
+        """Those of these windows whose latest answer has studies that the others do not show, and that were asked only once."""
+        return [row for row in rows if not self.again(row) and self.shown_only_by([row["id"]], shown_by)]
 
     def family(self, row: Row, by: PartBy) -> list[Row]:
         return self._children.get((row["id"], by), [])
@@ -171,6 +187,10 @@ def _said(row: Row, suspicion: str, blocks: bool) -> list[Outcome]:
     return [WindowJudged(row["id"], suspicion, blocks)]
 
 
+def _refused(row: Row) -> bool:
+    return row["state"] == WindowState.FAILED and row["error"] == QueryRefused.__name__
+
+
 def _ids(rows: Iterable[Row]) -> list[int]:
     return [row["id"] for row in rows]
 
@@ -187,20 +207,28 @@ def _cut_failed(sweep: Sweep) -> list[Outcome]:
 
 
 def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
-    """The largest answer of all is that without a key; what it lacks of the others it was capped of, or has come since."""
+    """The largest answer of all is that without a key; what it lacks of the others it was capped of, or has come or gone since."""
     row = sweep.keyless
     if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.ignores_date or sweep.keyless_shows_all:
         return []
     again = sweep.again(row)
     if not again:
-        return [WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again")]
+        return _ask_again(sweep, [row])
+    shown = [row["id"], *_ids(again)]
+    asked_twice = [each for each in sweep.dated if sweep.again(each)]
+    if not sweep.shown_only_by(sweep.now(asked_twice), shown):  # what was missing so far has vanished: look at the next one
+        return _ask_again(sweep, sweep.lacking(sweep.dated, shown)[:_AT_ONCE])
     if row["row_count"] < max((each["row_count"] for each in sweep.dated), default=0):
         return []  # no cap: it is not answered in earnest
     return _learned_cap(row, again, "without a key, and questions by date show more")
 
 
+def _ask_again(sweep: Sweep, rows: Iterable[Row]) -> list[Outcome]:
+    return [WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again") for row in rows]
+
+
 def _learned_cap(row: Row, again: Sequence[Row], why: str) -> list[Outcome]:
-    cap = min([row["row_count"], *(each["row_count"] for each in again if each["row_count"] is not None)])
+    cap = min([row["study_count"], *(each["study_count"] for each in again if each["study_count"] is not None)])  # rows may repeat
     return [HabitLearned("cap", str(cap), f"The PACS caps its answers: {cap} rows for a question {why}.")]
 
 
@@ -231,15 +259,13 @@ def _prove(sweep: Sweep, row: Row) -> list[Outcome] | None:
             if not smaller:
                 continue
             planned: list[Outcome] = [WindowsPlanned(sweep.number, smaller, row["id"], by, "check")]
-            if not again:
-                planned.append(WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again"))
-            return planned
+            return planned if again else planned + _ask_again(sweep, [row])
         if sweep.ignores(row, by) or any(part["state"] != WindowState.ANSWERED for part in leaves):
             continue
         if sweep.shown_only_by(_ids(leaves), [row["id"], *_ids(again)]):
             return _learned_cap(row, again, f"for which its parts by {_NAMES[by]} show more")
         for part in leaves:
-            if part["row_count"] >= row["row_count"]:
+            if part["row_count"] >= row["study_count"]:
                 further = _prove(sweep, part)
                 if further:
                     return further
@@ -267,6 +293,8 @@ def _cut_capped(sweep: Sweep) -> list[Outcome]:
             if not failed:
                 outcomes.append(WindowsPlanned(sweep.number, by_date(window), row["id"], "date", replaces=True))
         elif keys:
+            if failed and not _refused(row):  # an answer that breaks off does so by any key: the time at least says where
+                keys = tuple(key for key in keys if key == "time")
             outcomes += _by_other_keys(sweep, row, keys, "The answer may be capped" if not failed else "No whole answer")
         elif not failed:
             outcomes += _said(row, f"The PACS caps its answers at {sweep.cap} rows, and this window cannot be cut.", True)
@@ -309,8 +337,9 @@ def _cut_family(sweep: Sweep, row: Row, by: PartBy) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for part in sweep.leaves(row, by):
         siblings = [each for each in sweep.rows if each["parent"] == part["parent"] and each["part_by"] == by]
-        refused = part["state"] == WindowState.FAILED and any(each["state"] == WindowState.ANSWERED for each in siblings)
-        if refused or (part["state"] == WindowState.ANSWERED and not sweep.believes(part, row)):
+        answered = any(each["state"] == WindowState.ANSWERED for each in siblings)
+        broken = part["state"] == WindowState.FAILED and (by == "time" or answered and _refused(part))
+        if broken or (part["state"] == WindowState.ANSWERED and not sweep.believes(part, row)):
             smaller = parts(window_of(part), by)
             if smaller:
                 outcomes.append(WindowsPlanned(sweep.number, smaller, part["id"], by, replaces=True))
@@ -323,8 +352,10 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
     A key is believed if its parts show again everything that the dates have shown.
     """
     row = sweep.keyless
-    if row is None or sweep.trusts_keyless:
+    if row is None:
         return []
+    if sweep.trusts_keyless:
+        return _hidden_without_date(sweep, row)
     answered = row["state"] == WindowState.ANSWERED
     trouble = "The question without a key is not answered whole"
     if answered and sweep.capped(row):
@@ -332,22 +363,40 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
     elif answered and sweep.ignores_date:
         trouble = "The PACS ignores the date key"
     elif answered:
-        trouble = "The question without a key shows less than those by date"
-    reference, seen = [*_ids(sweep.dated), row["id"]], list[int]()
+        trouble = "The question without a key shows less than those by date, or nothing narrower shows whether it is capped"
+    seen: list[int] = []
     for by in cuts(window_of(row)):
         more = _cut_family(sweep, row, by)
         if more:
             return more
-        leaves = _ids(sweep.leaves(row, by))
         if sweep.whole(row, by):
-            if answered and not sweep.capped(row) and sweep.ignores_date and sweep.shown_only_by(leaves, reference):
+            leaves = _ids(sweep.leaves(row, by))
+            reference = [*sweep.now(sweep.dated), *sweep.now([row])]
+            if answered and not sweep.capped(row) and sweep.ignores_date and sweep.shown_only_by(leaves, [*reference, row["id"]]):
                 return _learned_cap(row, (), f"without a key, and questions by {_NAMES[by]} show more")
             seen += leaves
             if not sweep.shown_only_by(reference, leaves):
                 return _said(row, f"{trouble}; asked by {_NAMES[by]} instead, which shows again all that was found by date.", False)
+    reference = [*sweep.now(sweep.dated), *sweep.now([row])]
     if seen and not sweep.shown_only_by(reference, seen):
         return _said(row, f"{trouble}; asked by other keys instead, which together show again all that was found by date.", False)
+    if seen and (doubtful := sweep.lacking([*sweep.dated, row] if answered else sweep.dated, seen)):
+        return _ask_again(sweep, doubtful[:_AT_ONCE])  # they may have vanished meanwhile
     return _said(row, f"{trouble}, and no other key shows all that was found by date; studies without a date may hide.", True)
+
+
+def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
+    """A whole answer without any undated study may hide them all: one other key is asked, too."""
+    if sweep.shown_only_by([row["id"]], _ids(sweep.dated)):
+        return []
+    for by in cuts(window_of(row)):
+        more = _cut_family(sweep, row, by)
+        if more:
+            return more
+        if sweep.whole(row, by):
+            hidden = sweep.shown_only_by(_ids(sweep.leaves(row, by)), [row["id"], *_ids(sweep.dated)])
+            return _said(row, f"The question without a key hides {hidden} studies that {_NAMES[by]} shows.", False) if hidden else []
+    return []
 
 
 def _open_ends(sweep: Sweep) -> list[Outcome]:

@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import replace
 
-from migrate.model import PartBy, Window
+from migrate.model import EXACT, PartBy, Window
 
 FIRST_YEAR = 1970
 _OLDEST_YEAR = 1900
@@ -114,15 +114,16 @@ def parts(window: Window, by: PartBy) -> tuple[Window, ...]:
         case "modality":
             return () if window.modality else tuple(replace(window, modality=code) for code in MODALITIES)
         case "patient":
-            prefix = window.patient or ""
-            return tuple(replace(window, patient=prefix + more) for more in _next(prefix))
+            return tuple(replace(window, patient=longer) for longer in _longer(window.patient or ""))
         case "accession":
-            prefix = window.accession or ""
-            return tuple(replace(window, accession=prefix + more) for more in _next(prefix))
+            return tuple(replace(window, accession=longer) for longer in _longer(window.accession or ""))
 
 
-def _next(prefix: str) -> str:
-    return PREFIXES if len(prefix) < PREFIX_MAX else ""
+def _longer(prefix: str) -> tuple[str, ...]:
+    """Prefixes of one character more, and the value that is just the prefix."""
+    if len(prefix) >= PREFIX_MAX or prefix.endswith(EXACT):
+        return ()
+    return (*(prefix + more for more in PREFIXES), *([prefix + EXACT] if prefix else []))
 
 
 def cuts(window: Window, *, ignores_date: bool = False) -> tuple[PartBy, ...]:
