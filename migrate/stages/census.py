@@ -139,6 +139,10 @@ class Sweep:
     def family(self, row: Row, by: PartBy) -> list[Row]:
         return self._children.get((row["id"], by), [])
 
+    def siblings(self, part: Row) -> list[Row]:
+        """The parts that were cut together with this one, itself included."""
+        return self._children.get((part["parent"], part["part_by"]), [])
+
     def leaves(self, row: Row, by: PartBy) -> list[Row]:
         """The parts of a window by that key which were not cut further."""
         found: list[Row] = []
@@ -188,7 +192,7 @@ def _said(row: Row, suspicion: str, blocks: bool) -> list[Outcome]:
 
 
 def _refused(row: Row) -> bool:
-    return row["state"] == WindowState.FAILED and row["error"] == QueryRefused.__name__
+    return bool(row["state"] == WindowState.FAILED and row["error"] == QueryRefused.__name__)
 
 
 def _ids(rows: Iterable[Row]) -> list[int]:
@@ -336,9 +340,8 @@ def _cut_family(sweep: Sweep, row: Row, by: PartBy) -> list[Outcome]:
         return []
     outcomes: list[Outcome] = []
     for part in sweep.leaves(row, by):
-        siblings = [each for each in sweep.rows if each["parent"] == part["parent"] and each["part_by"] == by]
-        answered = any(each["state"] == WindowState.ANSWERED for each in siblings)
-        broken = part["state"] == WindowState.FAILED and (by == "time" or answered and _refused(part))
+        answered = any(each["state"] == WindowState.ANSWERED for each in sweep.siblings(part))
+        broken = part["state"] == WindowState.FAILED and (by == "time" or (answered and _refused(part)))
         if broken or (part["state"] == WindowState.ANSWERED and not sweep.believes(part, row)):
             smaller = parts(window_of(part), by)
             if smaller:

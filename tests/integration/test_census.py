@@ -1,0 +1,132 @@
+"""Sweeps of a PACS with bad manners end with every study that it can be made to show, or say which question hides some."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from migrate.practice.faults import FAULTS
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+from tests.sweeps import Swept, configure, sweep, sweep_with
+
+# Those that come late in the list are about retrieval; slow answers only cost time.
+HABITS = [name for name in list(FAULTS)[: list(FAULTS).index("move-unknown")] if name != "slow-answers"]
+HIDING = {"refuse-wide", "patient-root-only", "undecodable-row-always", "truncated-row-always"}
+
+
+def uids(archive: Archive) -> set[str]:
+    return {study.uid for study in archive}
+
+
+def never_falsely_whole(swept: Swept, archive: Archive) -> None:
+    """Everything is found, or a question blocks."""
+    missing = uids(archive) - swept.found
+    assert not missing or swept.blocked, f"{len(missing)} of {len(archive)} studies are missing, and nothing says so"
+
+
+@pytest.mark.parametrize("habit", HABITS)
+def test_every_habit_ends_with_all_studies_or_a_named_question(tmp_path: Path, habit: str) -> None:
+    """Where a habit leaves a way to see all studies, they are all found and nothing blocks; else it is said what may hide."""
+    archive = Archive(24)
+    swept, pacs = sweep_with(tmp_path, archive, [habit])
+    never_falsely_whole(swept, archive)
+    assert swept.found <= uids(archive) | uids(pacs.holdings)
+    if habit not in HIDING:
+        assert (swept.found, swept.blocked) == (uids(archive) | (swept.found & uids(pacs.holdings)), False)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.sets(st.sampled_from(HABITS), min_size=3, max_size=3))
+def test_three_habits_at_once_never_make_a_false_whole(habits: set[str]) -> None:
+    """Any three together: all studies, or a question that blocks."""
+    archive = Archive(16)
+    with tempfile.TemporaryDirectory() as folder:
+        swept, _ = sweep_with(Path(folder), archive, sorted(habits))
+    never_falsely_whole(swept, archive)
+
+
+@pytest.mark.parametrize(("cap", "studies"), [(7, 40), (30, 200)])
+def test_a_cap_of_any_size_is_found_and_written_down(tmp_path: Path, cap: int, studies: int) -> None:
+    """The habit learned is the cap itself."""
+    archive = Archive(studies)
+    swept, _ = sweep_with(tmp_path, archive, [f"silent-cap={cap}"])
+    assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, str(cap))
+
+
+def test_a_single_day_behind_a_cap_is_cut_by_other_keys(tmp_path: Path) -> None:
+    """Where every question of a range shows as much as the cap, that is not taken for the truth: the day is cut by time and more."""
+    archive = Archive(2000)
+    by_day = Counter(study.date for study in archive if study.date)
+    (day, count), *_ = by_day.most_common(1)
+    assert count >= 4
+    with PracticePacs(archive, faults=("silent-cap=2",)) as pacs:
+        bound = f"{day[:4]}-{day[4:6]}-{day[6:]}"
+        swept = sweep(configure(tmp_path, pacs, more=f"from = {bound}\nto = {bound}"))
+    assert swept.found == {study.uid for study in archive if study.date == day}
+    assert not swept.blocked
+
+
+def test_a_range_names_what_it_leaves_out(tmp_path: Path) -> None:
+    """With from and to, studies without a date are on record as excluded, and those outside the range are not taken."""
+    archive = Archive(24)
+    days = sorted(study.date for study in archive if study.date)
+    day = days[len(days) // 2]
+    with PracticePacs(archive) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more=f"from = {day[:4]}-{day[4:6]}-{day[6:]}"))
+    assert swept.found == {study.uid for study in archive if study.date and study.date >= day}
+    assert not swept.blocked
+    excluded = sqlite3.connect(tmp_path / "sweep.db").execute("SELECT uid, error FROM study WHERE state = 4").fetchall()
+    assert excluded == [(study.uid, "OutsideSelection") for study in archive if not study.date]
+
+
+def test_claims_and_contradictions_are_kept(tmp_path: Path) -> None:
+    """Repeated rows are one study; where they contradict each other, the log says so."""
+    archive = Archive(24)
+    sweep_with(tmp_path, archive, ["repeat-rows"])
+    database = sqlite3.connect(tmp_path / "sweep.db")
+    assert database.execute("SELECT count(*) FROM study").fetchone()[0] == len(archive)
+    assert database.execute("SELECT count(*) FROM event WHERE kind = 'attributes differ'").fetchone()[0] > 0
+
+
+def windows_asked(folder: Path) -> int:
+    try:
+        with sqlite3.connect(f"file:{folder / 'sweep.db'}?mode=ro", uri=True) as database:
+            return int(database.execute("SELECT count(*) FROM window WHERE state > 0").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_kills_at_any_point_of_a_sweep_change_nothing_in_its_result(tmp_path: Path) -> None:
+    """A sweep that is killed again and again goes on where it was, asks no finished window twice, and finds the same."""
+    archive = Archive(60)
+    with PracticePacs(archive, faults=("silent-cap=9",)) as pacs:
+        settings = configure(tmp_path, pacs)
+        command = [sys.executable, "-m", "migrate", "enumerate", "--config", str(settings.path)]
+        for goal in (5, 50, 90, 300):
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and windows_asked(tmp_path) < goal:
+                time.sleep(0.01)  # nothing tells when another process has committed
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        # more than each question once can only be what was under way at a kill
+        asked = pacs.counts["find STUDY"]
+    database = sqlite3.connect(tmp_path / "sweep.db")
+    assert {uid for (uid,) in database.execute("SELECT uid FROM study")} == uids(archive)
+    assert database.execute("SELECT max(sweep), count(*) FROM window").fetchone()[0] == 1
+    assert asked <= database.execute("SELECT count(*) FROM window").fetchone()[0] + 5
+    assert database.execute("SELECT value FROM habit WHERE name = 'cap'").fetchone() == ("9",)
