@@ -1,0 +1,79 @@
+"""From the receiver's hands to the row: what is durable becomes a fact, what the disk spoilt never does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from migrate.errors import DiskFailing
+from migrate.manifest import Manifest
+from migrate.model import InstanceRef, Received, RetryPolicy
+from migrate.pipeline import Pipeline
+from migrate.staging import Staging, hash_file
+
+HEADER = b"\0" * 128 + b"DICM" + b"meta"
+
+
+class Bench:
+    """A pipeline without stages over a real manifest and a real staging folder."""
+
+    def __init__(self, folder: Path) -> None:
+        identity = {"source": "A@b:1", "destination": "folder:/x", "migration": "m"}
+        self.manifest = Manifest(folder / "m.db", identity=identity, policy=RetryPolicy())
+        self.manifest.begin_run("run", "op", "")
+        self.staging = Staging(folder / "staging", reserve_bytes=0)
+        self.pipeline = Pipeline(
+            self.manifest, settle=self.staging.settle, final_path=self._final, after_commit=lambda _: None, unreachable_s=1
+        )
+
+    def came(self, sop: str) -> Received:
+        incoming = self.staging.create().begin(HEADER)
+        incoming.write(memoryview(sop.encode() * 1000))
+        return Received(incoming.path, InstanceRef("1.2", "1.2.1", sop), incoming.close(), "1.3", "1.4")
+
+    def rows(self) -> list[tuple[str, bytes]]:
+        return [tuple(row) for row in self.manifest.execute("SELECT sop_uid, file_sha256 FROM instance")]
+
+    def _final(self, received: Received) -> Path:
+        assert received.ref is not None
+        return self.staging.path_of(received.ref, received.rolled.dataset_sha256)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    opened = Bench(tmp_path)
+    yield opened
+    opened.staging.close()
+    opened.manifest.close()
+
+
+def test_a_durable_file_has_a_row_with_its_own_hash(bench: Bench) -> None:
+    """Whoever waits is told after the commit; the row holds the SHA-256 of the file under its final name."""
+    bench.pipeline.start()
+    received = bench.came("1.2.1.1")
+    promise = bench.pipeline.deliver(received, durable=True)
+    assert promise is not None
+    promise.result(10)
+    assert bench.rows() == [("1.2.1.1", hash_file(bench._final(received))[1])]
+    bench.pipeline.close()
+
+
+def test_what_the_disk_spoilt_is_refused_and_ends_the_run(bench: Bench) -> None:
+    """A byte flipped after the receipt: the waiting answers are told, no row is made, `run` raises DiskFailing."""
+    spoilt, sound = bench.came("1.2.1.1"), bench.came("1.2.1.2")
+    content = bytearray(spoilt.path.read_bytes())
+    content[500] ^= 1
+    spoilt.path.write_bytes(content)
+    promises: list[Future[None] | None] = [bench.pipeline.deliver(one, durable=True) for one in (spoilt, sound)]
+    bench.pipeline.start()
+    for promise in promises:
+        assert promise is not None
+        with pytest.raises(DiskFailing, match="does not read back"):
+            promise.result(10)
+    with pytest.raises(DiskFailing):
+        bench.pipeline.drain()
+    assert bench.rows() == []
+    assert list(bench.staging.ready.rglob("*.dcm")) == []
