@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -175,8 +176,7 @@ class Migration:
             found = self.queue.found_in(sweep)
             closing = sweep > (self.manifest.first_sweep or 0)
             if closing and not found:
-                pipeline.submit([], done=lambda sweep=sweep: self.manifest.set_meta("closed_sweep", str(sweep)))  # type: ignore[misc]
-                pipeline.drain()
+                pipeline.call(functools.partial(self.manifest.set_meta, "closed_sweep", str(sweep)))
                 return
             sweep = self._new_sweep(pipeline, sweep)
             until = (f"{begun:%Y%m%d}", f"{begun:%H%M%S}")
