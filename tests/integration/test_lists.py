@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -29,9 +33,12 @@ def document(folder: Path, *words: str, code: int = 0) -> dict:
 
 def events(folder: Path, kind: str) -> list[tuple[str, str]]:
     manifest = sqlite3.connect(folder / "manifests" / "test.db")
-    rows = manifest.execute("SELECT study_uid, detail FROM event WHERE kind = ? ORDER BY id", (kind,)).fetchall()
-    manifest.close()
-    return rows
+    try:
+        return manifest.execute("SELECT study_uid, detail FROM event WHERE kind = ? ORDER BY id", (kind,)).fetchall()
+    except sqlite3.OperationalError:  # the schema is being written
+        return []
+    finally:
+        manifest.close()
 
 
 def test_a_list_adds_what_no_sweep_shows(tmp_path: Path) -> None:
@@ -49,6 +56,10 @@ def test_a_list_adds_what_no_sweep_shows(tmp_path: Path) -> None:
         accepted = [word for window in blocking for word in ("--window", window)]
         assert command(tmp_path, "accept", *accepted, "--reason", "seen in the database", "--by", "Dr. Test").returncode == 0
         second = document(tmp_path, "run")
+        assert document(tmp_path, "enumerate", "--list", write(tmp_path, hidden))["found"] == 1
+        assert document(tmp_path, "status")["complete"] is True  # a list that adds nothing takes nothing back
+        odd = [entry["reason"] for entry in document(tmp_path, "report")["enumeration"]["suspicious"]]
+    assert not any("was last shown" in reason for reason in odd)
     assert {name: added[name] for name in ("key", "lines", "values", "found", "studies", "added", "excluded")} == {
         "key": "StudyInstanceUID", "lines": 5, "values": 3, "found": 2, "studies": 2, "added": 1, "excluded": 0
     }  # fmt: skip
@@ -80,6 +91,27 @@ def test_a_long_list_against_bad_manners(tmp_path: Path, fault: str) -> None:
     with changing(tmp_path, archive, fault):
         added = document(tmp_path, "enumerate", "--list", write(tmp_path, *(study.uid for study in archive)))
     assert (added["found"], added["studies"], added["added"]) == (130, 130, 130)
+
+
+def test_a_list_that_is_stopped_goes_on(tmp_path: Path) -> None:
+    """SIGTERM ends it with 130; what was found is on record, and the same command finds the rest."""
+    archive = Archive(40)
+    with changing(tmp_path, archive, "slow-answers=0.1"):
+        listed = write(tmp_path, "AccessionNumber", *(study.accession for study in archive))
+        words = [sys.executable, "-m", "migrate", "enumerate", "--list", listed, "--config", str(tmp_path / "migrate.toml")]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        path, until = tmp_path / "manifests" / "test.db", time.monotonic() + 30
+        while not path.exists() or not events(tmp_path, "study found"):
+            assert time.monotonic() < until
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(0.05)
+        child.terminate()
+        child.communicate(timeout=30)
+        before = len(events(tmp_path, "study found"))
+        again = document(tmp_path, "enumerate", "--list", listed)
+    assert child.returncode == 130
+    assert 0 < before < 40
+    assert (again["found"], again["added"]) == (40, 40 - before)
 
 
 def test_a_question_that_fails_is_not_called_not_found(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,13 @@ from migrate.dicom.scu import FindSession, Peer
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.runs import TOML, changing, command, data_sets, free_port, left_over, practice_process, truth
+from tests.s3_server import ENVIRONMENT, SEAWEEDFS_PORTS, free_ports, seaweedfs
+
+S3 = """kind = "s3"
+bucket = "images"
+endpoint_url = "http://127.0.0.1:{port}"
+workers = 2
+"""
 
 
 def query(folder: Path, sql: str) -> list[tuple]:
@@ -43,9 +51,9 @@ def rounds(folder: Path) -> list[str]:
 class Watching:
     """A `run --watch` in a process of its own, with what it says on stderr."""
 
-    def __init__(self, folder: Path, every: str) -> None:
+    def __init__(self, folder: Path, every: str, environment: dict[str, str]) -> None:
         words = [sys.executable, "-m", "migrate", "run", "--watch", "--every", every, "--config", str(folder / "migrate.toml")]
-        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
         self.said: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -79,8 +87,8 @@ class Watching:
 
 
 @contextlib.contextmanager
-def watching(folder: Path, every: str = "0.005") -> Iterator[Watching]:
-    watch = Watching(folder, every)
+def watching(folder: Path, every: str = "0.005", environment: dict[str, str] | None = None) -> Iterator[Watching]:
+    watch = Watching(folder, every, environment or {})
     try:
         yield watch
     finally:
@@ -228,6 +236,30 @@ def test_a_watch_waits_for_a_pacs_that_is_away(tmp_path: Path) -> None:
         with practice_process(tmp_path, port, receiver, "--ae-title", "OTHER"):
             assert watch.process.wait(60) == 20
     assert data_sets(tmp_path) == truth(Archive(60))
+
+
+def test_a_watch_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
+    """A store that dies while there is something to put ends a round and not the watch; what waits in staging is put when it is back."""
+    ports = free_ports(SEAWEEDFS_PORTS)
+    (tmp_path / "weed").mkdir()
+    with changing(tmp_path, Archive(12), "new-studies=300") as pacs:
+        path = tmp_path / "migrate.toml"
+        text = path.read_text().replace('kind = "folder"\npath = "bucket"\n', S3.format(port=ports[0]))
+        path.write_text(text + "unreachable_s = 0.1\n")
+        with contextlib.ExitStack() as stack:
+            with seaweedfs(tmp_path / "weed", ports) as server:
+                server.bucket("images")
+                watch = stack.enter_context(watching(tmp_path, environment=ENVIRONMENT))
+                watch.wait_for(lambda: any(line.startswith("exit 0") for line in rounds(tmp_path)))
+            watch.wait_for(lambda: any("DestinationUnreachable" in line for line in rounds(tmp_path)))
+            assert query(tmp_path, "SELECT 1 FROM study WHERE state = 5") == []
+            with seaweedfs(tmp_path / "weed", ports) as server:
+                complete = "SELECT 1 FROM study WHERE state = 3 GROUP BY state HAVING count(*) = 15"
+                watch.wait_for(lambda: bool(query(tmp_path, complete)))
+                assert watch.end()[0] == 130
+                pages = server.client().get_paginator("list_objects_v2").paginate(Bucket="images", Prefix="studies/")
+                assert sum(len(page.get("Contents", ())) for page in pages) == len(held(pacs))
+    assert query(tmp_path, "SELECT total(attempts) FROM study") == [(0,)]
 
 
 def test_a_watch_does_not_wait_for_a_pacs_that_never_was_there(tmp_path: Path) -> None:
