@@ -236,7 +236,8 @@ class StudyFound:
     """A STUDY row. `claimed_instances` is the PACS's own number, a claim; None where it gives none.
 
     `outside`: its values do not fit the question, so that the PACS seems to ignore a key. `excluded`: why the selection
-    leaves it out. `later`: dated after the run's first sweep began; unless it is known already, it belongs to the next run.
+    leaves it out. `later`: dated after the run's first sweep began; unless it is known already, it belongs to the next run. `query`:
+    which C-FIND showed it, where a question takes several.
     """
 
     study: StudyRef
@@ -248,6 +249,7 @@ class StudyFound:
     outside: bool = False
     excluded: str | None = None
     later: bool = False
+    query: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ class QueryRefused(errors.QueryRefused):
         super().__init__(message, hint=hint)
         self.status = status
 
+    @property
+    def keys_refused(self) -> bool:
+        """True unless it says that there would be too much to answer (A7xx): these keys are not taken (A9xx, Cxxx)."""
+        return self.status >> 8 != 0xA7
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import MAX_SOPS, FindSession, MoveResult, Peer, echo, move
-from migrate.errors import NothingSent, PacsMigrateError, QueryFailed, SourceError, SourceUnreachable
+from migrate.errors import NothingSent, PacsMigrateError, QueryFailed, QueryRefused, SourceError, SourceUnreachable
 from migrate.model import (
     Finding,
     Received,
@@ -27,10 +27,11 @@ from migrate.model import (
     Window,
 )
 from migrate.sources import study_rows
+from migrate.sources.patients import Patients
 from migrate.staging import Staging, local_error
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
-_MODALITY, _SERIES_COUNT = 0x00080060, 0x00201209
+_MODALITY, _SERIES_COUNT, _PATIENT_ID = 0x00080060, 0x00201209, study_rows.PATIENT_ID
 _WAITS = 0.05
 _EMPTY_SUCCESSES = 3
 _ROOM_S = 30.0  # how long uploads may take to release the next staged file
@@ -72,6 +73,7 @@ class DimseMove:
         self._title = receiver.ae_title
         self._peer = peer_of(settings, receiver)
         self._empty_successes: set[str] = set()
+        self._patients = Patients(self._stopped)
         self._receiver = Receiver(
             ReceiverSettings(
                 receiver.ae_title,
@@ -105,26 +107,61 @@ class DimseMove:
 
     # -- questions
     def studies(self, window: Window) -> Iterator[StudyFound]:
+        keys, trouble = study_rows.keys(window), ""
         with FindSession(self._peer) as session:
-            for row in session.find("STUDY", study_rows.keys(window), study_rows.WANTED):
-                study = study_rows.study_found(row)
-                yield study if study_rows.fits(window, row, study) else replace(study, outside=True)
+            questions = [keys]
+            if self._patients.insists(session):
+                listed, prefix = self._patients.for_question(session, window), window.patient or ""
+                questions = [keys | {_PATIENT_ID: patient} for patient in listed.ids if study_rows.begins(patient, prefix)]
+                trouble = listed.trouble
+            for number, question in enumerate(questions):
+                yield from self._rows(session, window, question, number)
+        if trouble:
+            raise QueryRefused(f"The PACS insists on a PatientID with every question, and {trouble}.")
+
+    def _rows(self, session: FindSession, window: Window, keys: dict[int, str], query: int) -> Iterator[StudyFound]:
+        for row in session.find("STUDY", keys, study_rows.WANTED):
+            study = study_rows.study_found(row)
+            if self._patients.known_to_insist:
+                self._patients.shown(study.study.study, keys[_PATIENT_ID])
+            yield replace(study, outside=not study_rows.fits(window, row, study), query=query)
 
     def instances(self, study: StudyRef) -> StudyPlanned:
+        with FindSession(self._peer) as session:
+            if not self._patients.insists(session):
+                return self._instances(session, study, {})
+            plan = StudyPlanned(study, ())
+            for _ in range(2):
+                patient = self._patients.of(session, study.study)
+                if patient is not None:
+                    plan = self._instances(session, study, {_PATIENT_ID: patient})
+                if plan.series or patient is None or not self._patients.gave_away(session, study.study):
+                    break
+            return plan
+
+    def _instances(self, session: FindSession, study: StudyRef, patient: dict[int, str]) -> StudyPlanned:
         series: dict[str, tuple[str, int | None]] = {}
         plans, notes = [], []
-        with FindSession(self._peer) as session:
-            for row in session.find("SERIES", {_STUDY_UID: study.study}, (_SERIES_UID, _MODALITY, _SERIES_COUNT)):
-                series[study_rows.uid(row, _SERIES_UID)] = (row.get(_MODALITY, ""), study_rows.number(row.get(_SERIES_COUNT, "")))
-            for uid, (modality, claimed) in series.items():
-                rows = session.find("IMAGE", {_STUDY_UID: study.study, _SERIES_UID: uid}, (_SOP_UID,))
-                sops = tuple(dict.fromkeys(study_rows.uid(row, _SOP_UID) for row in rows))
-                if claimed is not None and claimed != len(sops):
-                    notes.append(f"series {uid}: {claimed} instances claimed, {len(sops)} listed")
-                plans.append(SeriesPlan(uid, modality, sops, claimed))
+        keys = {_STUDY_UID: study.study, **patient}
+        for row in session.find("SERIES", keys, (_SERIES_UID, _MODALITY, _SERIES_COUNT)):
+            series[study_rows.uid(row, _SERIES_UID)] = (row.get(_MODALITY, ""), study_rows.number(row.get(_SERIES_COUNT, "")))
+        for uid, (modality, claimed) in series.items():
+            rows = session.find("IMAGE", keys | {_SERIES_UID: uid}, (_SOP_UID,))
+            sops = tuple(dict.fromkeys(study_rows.uid(row, _SOP_UID) for row in rows))
+            if claimed is not None and claimed != len(sops):
+                notes.append(f"series {uid}: {claimed} instances claimed, {len(sops)} listed")
+            plans.append(SeriesPlan(uid, modality, sops, claimed))
         return StudyPlanned(study, tuple(plans), tuple(notes))
 
     # -- retrieval
+    def patient_of(self, study: StudyRef) -> str | None:
+        """The PatientID that a C-MOVE must name; None where the PACS does without."""
+        known = self._patients.remembered(study.study)
+        if known is not None or self._patients.known_to_insist is False:
+            return known
+        with FindSession(self._peer) as session:
+            return self._patients.of(session, study.study) if self._patients.insists(session) else None
+
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         """Ask for the whole study, then for what is still missing by series and by instance, within one attempt.
 
@@ -192,6 +229,9 @@ class DimseMove:
 
     def _sample(self) -> StudyPlanned | None:
         """A study with images, from the newest months back; the first rows are enough."""
+        with FindSession(self._peer) as session:
+            if self._patients.insists(session):
+                return self._sample_of_patients(session)
         today = datetime.date.today()
         windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
         for window in [*windows, Window(None, None, "all")]:
@@ -200,6 +240,14 @@ class DimseMove:
                     plan = self.instances(row.study)
                     if any(series.sops for series in plan.series):
                         return plan
+        return None
+
+    def _sample_of_patients(self, session: FindSession) -> StudyPlanned | None:
+        for patient in list(self._patients.some(session, 5)):
+            for row in list(self._rows(session, Window(None, None, "all"), {_PATIENT_ID: patient}, 0)):
+                plan = self._instances(session, row.study, {_PATIENT_ID: patient})
+                if any(series.sops for series in plan.series):
+                    return plan
         return None
 
     def _check_move(self, plan: StudyPlanned) -> Finding:
@@ -267,6 +315,7 @@ class _Attempt:
             study=self.study.study,
             series=series,
             sops=sops,
+            patient=self._source.patient_of(self.study),
             should_stop=self._too_long,
         )
         self.status = result.status

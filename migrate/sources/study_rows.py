@@ -65,10 +65,15 @@ def fits(window: Window, row: dict[int, str], study: StudyFound) -> bool:
     if window.modality and window.modality not in (part.strip() for part in row.get(MODALITIES, "").split("\\")):
         return False
     for tag, prefix in ((PATIENT_ID, window.patient), (ACCESSION, window.accession)):
-        value = row.get(tag, "").casefold()
-        if prefix and not (value + EXACT if prefix.endswith(EXACT) else value).startswith(prefix.casefold()):
+        if prefix and not begins(row.get(tag, ""), prefix):
             return False
     return True
+
+
+def begins(value: str, prefix: str) -> bool:
+    """Whether an ID begins with what a window says of it, or is just that; in capitals or not."""
+    value = value.casefold()
+    return (value + EXACT if prefix.endswith(EXACT) else value).startswith(prefix.casefold())
 
 
 def _time(text: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -38,13 +39,15 @@ _NAMES: dict[PartBy, str] = {
 def ask(source: Source, window_id: int, window: Window, attempts: int, select: Select) -> Iterator[Outcome]:
     """One question: its studies as they come, then how it ended. Errors of scope run are raised.
 
-    What is refused is not asked again, nor what has failed twice and can be asked in smaller parts.
+    What is refused is not asked again, nor what has failed twice and can be asked in smaller parts. Where a question takes several
+    C-FINDs, one for each patient, the rows of its largest count: a PACS caps each by itself, so that all comparisons with the parts
+    of the question hold as they do elsewhere. (The list of patients is shown to be whole by itself, see `sources.patients`.)
     """
     yield WindowAsked(window_id)
-    rows = 0
+    rows: Counter[int] = Counter()
     try:
         for study in source.studies(window):
-            rows += 1
+            rows[study.query] += 1
             chosen = select(study, window)
             if chosen is not None:
                 yield replace(chosen, window_id=window_id)
@@ -54,7 +57,7 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
         again = attempts == 0 or window.axis != "date" or not by_date(window)
         yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
     else:
-        yield WindowAnswered(window_id, rows)
+        yield WindowAnswered(window_id, max(rows.values(), default=0))
 
 
 class Sweep:
