@@ -276,10 +276,14 @@ class WindowAsked:
 
 @dataclass(frozen=True, slots=True)
 class WindowAnswered:
-    """The answer ended with Success and every row of it was decoded."""
+    """The answer ended with Success and every row of it was decoded.
+
+    Where it took several C-FINDs, `rows` and `studies` are those of the largest: a PACS caps each by itself.
+    """
 
     window_id: int
     rows: int
+    studies: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
     studies, outside = connection.execute(
         "SELECT count(*), coalesce(sum(outside), 0) FROM sighting WHERE window_id = ?", (answered.window_id,)
     ).fetchone()
+    if answered.studies is not None:
+        studies, outside = min(studies, answered.studies), min(outside, answered.studies)
     said = f"The PACS answered with {outside} studies that do not fit the question; they are taken as found." if outside else None
     connection.execute(
         "UPDATE window SET state = ?, row_count = ?, study_count = ?, outside_count = ?, answered_at = ?, error = NULL, detail = NULL, "

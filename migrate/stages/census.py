@@ -40,14 +40,20 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
     """One question: its studies as they come, then how it ended. Errors of scope run are raised.
 
     What is refused is not asked again, nor what has failed twice and can be asked in smaller parts. Where a question takes several
-    C-FINDs, one for each patient, the rows of its largest count: a PACS caps each by itself, so that all comparisons with the parts
-    of the question hold as they do elsewhere. (The list of patients is shown to be whole by itself, see `sources.patients`.)
+    C-FINDs, one for each patient, its largest one counts: a PACS caps each by itself, so that all comparisons of a question with
+    its parts hold as they do elsewhere. (The list of patients is shown to be whole by itself, see `sources.patients`.)
     """
     yield WindowAsked(window_id)
     rows: Counter[int] = Counter()
+    studies: Counter[int] = Counter()
+    shown: set[str] = set()
     try:
         for study in source.studies(window):
+            if study.query not in rows:
+                shown.clear()
             rows[study.query] += 1
+            studies[study.query] += study.study.study not in shown
+            shown.add(study.study.study)
             chosen = select(study, window)
             if chosen is not None:
                 yield replace(chosen, window_id=window_id)
@@ -57,7 +63,7 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
         again = attempts == 0 or window.axis != "date" or not by_date(window)
         yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
     else:
-        yield WindowAnswered(window_id, max(rows.values(), default=0))
+        yield WindowAnswered(window_id, max(rows.values(), default=0), max(studies.values()) if len(rows) > 1 else None)
 
 
 class Sweep:
