@@ -31,6 +31,11 @@ SELECT CASE WHEN sum(cover AND lo IS NULL) THEN NULL ELSE min(CASE WHEN cover TH
 FROM (SELECT lo, hi, axis IN ('date', 'all') AND purpose = 'cover' AND parent IS NULL AS cover FROM window WHERE sweep = ?)
 """
 
+_NOT_SIMPLY_PROVEN = """
+SELECT sop_uid, state, listed, conflict FROM series JOIN instance ON instance.series_id = series.id
+WHERE study_id = ? AND (state < 3 OR listed = 0 OR conflict = 1) ORDER BY sop_uid
+"""
+
 
 def report(connection: sqlite3.Connection) -> dict[str, Any]:
     """The `report.json` document; tallies are recounted from the instances and compared.
@@ -85,34 +90,35 @@ def exceptions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
         "UNION SELECT study_id FROM series JOIN instance ON instance.series_id = series.id WHERE listed = 0 OR conflict = 1 "
         "UNION SELECT study.id FROM study JOIN quarantine ON quarantine.study_uid = study.uid"
     )
+    files: dict[str, list[tuple[Any, ...]]] = {}
+    for study, *file in connection.execute("SELECT study_uid, id, sop_uid, reason, claimed FROM quarantine WHERE study_uid IS NOT NULL ORDER BY id"):
+        files.setdefault(study, []).append(tuple(file))
+    signed = {study_id: signature for study_id, *signature in connection.execute("SELECT study_id, accepted_by, reason FROM acceptance ORDER BY id")}
     found: list[dict[str, Any]] = []
     for study_id, uid, state, error, detail, attempts, stage in connection.execute(
         f"SELECT id, uid, state, error, detail, attempts, stage FROM study WHERE id IN ({wanted}) ORDER BY uid"
     ).fetchall():
-
-        def sops(where: str, study_id: int = study_id) -> list[str]:
-            query = f"SELECT sop_uid FROM instance JOIN series ON series.id = series_id WHERE study_id = ? AND {where} ORDER BY sop_uid"
-            return [sop for (sop,) in connection.execute(query, (study_id,))]
-
-        files = connection.execute(
-            "SELECT id, sop_uid, reason, claimed FROM quarantine WHERE study_uid = ? ORDER BY id", (uid,)
-        ).fetchall()
         # What the destination never held is missing there, though its staged file is here: nobody tries again by itself.
         given_up = state in (StudyState.PARKED, StudyState.ACCEPTED) and stage in ("upload", "verify")
-        missing = "(state = 0 OR state IN (1, 2) AND listed = 1)" if given_up else "state = 0"
-        signed = connection.execute(
-            "SELECT accepted_by, reason FROM acceptance WHERE study_id = ? ORDER BY id DESC LIMIT 1", (study_id,)
-        ).fetchone()
+        sops: dict[str, list[str]] = {"missing": [], "unexpected": [], "conflict": []}
+        for sop, at, listed, conflict in connection.execute(_NOT_SIMPLY_PROVEN, (study_id,)):
+            if conflict:
+                sops["conflict"].append(sop)
+                continue
+            if at == 0 or (given_up and at < 3 and listed):
+                sops["missing"].append(sop)
+            if not listed:
+                sops["unexpected"].append(sop)
+        kept = files.get(uid, [])
         entry = {
             "study": uid, "state": StudyState(state).name.lower(), "error": error, "detail": detail, "attempts": attempts,
-            "missing": sops(f"{missing} AND conflict = 0"), "unexpected": sops("listed = 0 AND conflict = 0"), "conflict": sops("conflict = 1"),
-            "quarantined": [sop or f"q{number}" for number, sop, *_ in files],
+            **sops, "quarantined": [sop or f"q{number}" for number, sop, *_ in kept],
         }  # fmt: skip
-        if files:
-            named = [_quarantined(number, reason, claimed) for number, _, reason, claimed in files]
+        if kept:
+            named = [_quarantined(number, reason, claimed) for number, _, reason, claimed in kept]
             entry["detail"] = " ".join(filter(None, (detail, *named)))
-        if signed:
-            entry |= {"accepted_by": signed[0], "reason": signed[1]}
+        if study_id in signed:
+            entry |= {"accepted_by": signed[study_id][0], "reason": signed[study_id][1]}
         found.append(entry)
     for number, reason, claimed, accepted, why in connection.execute(
         "SELECT id, reason, claimed, accepted_by, accepted_reason FROM quarantine WHERE study_uid IS NULL ORDER BY id"
