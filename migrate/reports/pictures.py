@@ -84,19 +84,28 @@ def gaps_in_words(covered: Coverage) -> list[str]:
 
 
 def by_year_and_modality(connection: sqlite3.Connection) -> dict[str, Any]:
-    """Studies by year and modality as a table, and bars for both. A study with two modalities counts under each of them."""
+    """Studies by year and modality as a table, and bars for both. A study with two modalities counts under each of them.
+
+    The modalities are those of the series that are listed; of a study that is not listed yet, what its row says.
+    """
     years = connection.execute(
         "SELECT coalesce(substr(date, 1, 4), 'no date'), count(*), sum(state = 3) FROM study WHERE state <> 4 GROUP BY 1 ORDER BY 1"
     ).fetchall()
     cells: dict[tuple[str, str], int] = {}
     modalities: dict[str, list[int]] = {}
-    for year, modality, count, done in connection.execute(
+    listed = connection.execute(
         "SELECT coalesce(substr(date, 1, 4), 'no date'), coalesce(nullif(modality, ''), 'unknown'), count(*), sum(state = 3) "
         "FROM (SELECT DISTINCT study_id, modality FROM series) JOIN study ON study.id = study_id WHERE state <> 4 GROUP BY 1, 2"
-    ):
-        cells[year, modality] = count
-        tally = modalities.setdefault(modality, [0, 0])
-        tally[0], tally[1] = tally[0] + count, tally[1] + done
+    ).fetchall()
+    said = connection.execute(
+        "SELECT coalesce(substr(date, 1, 4), 'no date'), coalesce(nullif(modalities, ''), 'unknown'), count(*), sum(state = 3) "
+        "FROM study WHERE state <> 4 AND NOT EXISTS (SELECT 1 FROM series WHERE study_id = study.id) GROUP BY 1, 2"
+    )
+    for year, names, count, done in (*listed, *said):
+        for modality in set(names.split("\\")):
+            cells[year, modality] = cells.get((year, modality), 0) + count
+            tally = modalities.setdefault(modality, [0, 0])
+            tally[0], tally[1] = tally[0] + count, tally[1] + done
     columns = sorted(modalities, key=lambda name: (-modalities[name][0], name))
     shown, others = columns[:_MODALITIES], columns[_MODALITIES:]
     rows = [

@@ -19,6 +19,7 @@ from migrate.model import (  # isort: skip
     StudyRef, Window, WindowAnswered, WindowJudged, WindowsPlanned,
 )
 from migrate.reports import report, status, status_text, write_report
+from migrate.reports.pictures import by_year_and_modality
 from tests.filled import (
     HOSTILE,
     came,
@@ -103,6 +104,19 @@ def test_excluded_studies_are_counted_apart(manifest: Manifest, tmp_path: Path) 
     ]
     source = written(manifest, tmp_path / "out").read_text()
     assert "<td>None of its modalities is to be migrated.</td><td class=\"n\">2</td>" in source and "1.9.1" not in source
+
+
+def test_studies_are_counted_by_year_and_modality(manifest: Manifest) -> None:
+    """A study of two modalities counts under both; listed series say which, and before that the row of the study does."""
+    window = swept(manifest, "1.1")
+    migrated(manifest, "1.1", "1.1.1.1")
+    manifest.commit([StudyFound(StudyRef("1.2"), "20210505", ("MR", "SR"), 1, window), StudyFound(StudyRef("1.3"), None, (), 1, window)])
+    reader = open_reader(manifest.path)
+    table = by_year_and_modality(reader)
+    reader.close()
+    assert table["heads"] == ["CT", "MR", "SR", "unknown"]
+    assert table["rows"] == [("2020", 1, [1, 0, 0, 0]), ("2021", 1, [0, 1, 1, 0]), ("no date", 1, [0, 0, 0, 1])]
+    assert [(bar["label"], bar["count"], bar["done"]) for bar in table["modalities"]] == [("CT", 1, 1), ("MR", 1, 0), ("SR", 1, 0), ("unknown", 1, 0)]
 
 
 def test_exceptions_csv_tells_who_accepted(manifest: Manifest, tmp_path: Path) -> None:
