@@ -24,7 +24,7 @@ from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
 log = logging.getLogger(__name__)
 
 _BATCH = 512
-_CHUNK = 200
+_CHUNK = 1000
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from migrate.manifest.file import now_ms
@@ -27,64 +26,63 @@ def found(manifest: Manifest, rows: Sequence[StudyFound]) -> None:
 
 
 def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> None:
-    uids = [row.study.study for row in rows]
-    marks = ",".join("?" * len(uids))
-    known = {
-        uid: _Known(*values)
-        for uid, *values in manifest.connection.execute(
-            f"SELECT uid, id, state, date, claimed_instances, seen_sweep, axes, error FROM study WHERE uid IN ({marks})", uids
+    marks = ",".join("?" * len(rows))
+    known: dict[str, tuple[Any, ...]] = {
+        row[0]: row
+        for row in manifest.connection.execute(
+            f"SELECT uid, id, state, date, claimed_instances, seen_sweep, axes FROM study WHERE uid IN ({marks})",
+            [row.study.study for row in rows],
         )
     }
-    now = now_ms()
-    new: dict[str, tuple[Any, ...]] = {}
-    again: list[tuple[StudyFound, int | None, int]] = []
+    now, next_id = now_ms(), manifest.one("SELECT coalesce(max(id), 0) + 1 FROM study")[0]
+    new: dict[str, int] = {}
+    inserted, unchanged, sightings = [], [], []
+    differing: list[tuple[StudyFound, int | None, int]] = []
     for row in rows:
-        uid = row.study.study
-        sweep, axis = windows.get(row.window_id or 0) or (None, "")
+        uid, window_id = row.study.study, row.window_id
+        sweep, axis = windows.get(window_id or 0) or (None, "")
         bit = 0 if row.outside and axis != "date" else _AXIS_BITS.get(axis, 0)
-        if row.later and uid not in known and uid not in new:
+        before = known.get(uid)
+        if before is not None:
+            study_id = before[1]
+            _, _, state, date, claimed, seen, axes = before
+            if (
+                claimed is None or claimed != row.claimed_instances or (row.date is not None and date != row.date)
+                or row.excluded or state == _EXCLUDED
+            ):  # fmt: skip
+                differing.append((row, sweep, bit))
+            elif seen != sweep or not axes & bit:
+                unchanged.append((sweep or 0, sweep, bit, study_id))
+        elif uid in new:
+            study_id = new[uid]
+            differing.append((row, sweep, bit))
+        elif row.later:
             continue
-        if uid in known or uid in new:
-            again.append((row, sweep, bit))
         else:
-            new[uid] = (uid, row.date, row.time, "\\".join(row.modalities), row.claimed_instances, bit, sweep, sweep, now, now)
+            study_id = new[uid] = next_id + len(new)
+            modalities = "\\".join(row.modalities)
+            inserted.append((study_id, uid, row.date, row.time, modalities, row.claimed_instances, bit, sweep, sweep, now, now))
             if row.excluded:
-                again.append((row, sweep, bit))
+                differing.append((row, sweep, bit))
+        if sweep is not None:
+            sightings.append((window_id, study_id, int(row.outside)))
     manifest.connection.executemany(
-        "INSERT INTO study(uid, date, time, modalities, claimed_instances, axes, found_sweep, seen_sweep, found_at, changed_at) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?)", new.values(),
+        "INSERT INTO study(id, uid, date, time, modalities, claimed_instances, axes, found_sweep, seen_sweep, found_at, changed_at) "
+        "VALUES (?,?,?,?,?,?,?,?,?,?,?)", inserted,
     )  # fmt: skip
     manifest.studies_found += len(new)
-    unchanged = []
-    for row, sweep, bit in again:
-        before = known.get(row.study.study)
-        if (
-            before is not None and before.claimed == row.claimed_instances and before.claimed is not None
-            and (row.date is None or before.date == row.date) and not row.excluded and before.state != StudyState.EXCLUDED
-        ):  # fmt: skip
-            if before.seen != sweep or not before.axes & bit:
-                unchanged.append((sweep or 0, sweep, bit, before.id))
-        else:
-            _seen_again(manifest, row, sweep, bit)
+    for each in differing:
+        _seen_again(manifest, *each)
     manifest.connection.executemany(
         "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ? WHERE id = ?",
         unchanged,
     )
     manifest.connection.executemany(
-        "INSERT INTO sighting SELECT ?, id, ? FROM study WHERE uid = ? ON CONFLICT DO UPDATE SET outside = min(outside, excluded.outside)",
-        [(row.window_id, int(row.outside), row.study.study) for row in rows if windows.get(row.window_id or 0)],
+        "INSERT INTO sighting VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET outside = min(outside, excluded.outside)", sightings
     )
 
 
-@dataclass(slots=True)
-class _Known:
-    id: int
-    state: int
-    date: str | None
-    claimed: int | None
-    seen: int | None
-    axes: int
-    error: str | None
+_EXCLUDED = int(StudyState.EXCLUDED)
 
 
 def _seen_again(manifest: Manifest, row: StudyFound, sweep: int | None, bit: int) -> None:
