@@ -14,8 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from migrate.errors import DiskFailing
-from migrate.model import Proof, StudyState
+from migrate.model import HabitLearned, Proof, StudyState
 from migrate.reports.coverage import Coverage, coverage, coverage_document
+from migrate.reports.habits import words
 from migrate.reports.oddities import habits, suspicious, tallies_that_differ
 from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
 from migrate.reports.status import instance_counts, is_complete, one_moment, status
@@ -204,9 +205,16 @@ def _files(connection: sqlite3.Connection) -> dict[str, str]:
             table=table,
             calendar=calendar(covered),
             gaps=gaps_in_words(covered),
+            habits=_noteworthy(document["coverage"]["habits"]),
             exceptions=[entry for entry in document["exceptions"] if _needs_words(entry)],
         ),
     }
+
+
+def _noteworthy(habits: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Habits of which anything follows, with what this tool does about them."""
+    known = [(habit, words(HabitLearned(**habit))) for habit in habits]
+    return [habit | {"effect": follows.effect} for habit, follows in known if follows.effect or follows.ask]
 
 
 def _needs_words(entry: dict[str, Any]) -> bool:

@@ -160,16 +160,20 @@ def test_parts_and_comparisons_do_not_clutter_the_list(manifest: Manifest) -> No
 
 
 def test_acceptances_and_habits_are_told(manifest: Manifest, tmp_path: Path) -> None:
-    """Who accepted a window and why, and what was learned of the PACS, stand in the document and on the page."""
+    """Who accepted a window and why, and what was learned of the PACS, stand in the document; the page has what follows of a habit."""
     window = swept(manifest)
-    manifest.commit([WindowJudged(window, "capped", blocks=True), HabitLearned("cap", "500", "The PACS caps its answers.")])
+    manifest.commit([WindowJudged(window, "capped", blocks=True), HabitLearned("cap", "500", "The PACS caps its answers."),
+                     HabitLearned("counters", "right", "Nothing odd.")])  # fmt: skip
     accept_window(manifest, f"w{window}", "the vendor says so", "J. Doe")
     document = read(manifest)
     (entry,) = document["enumeration"]["suspicious"]
     assert (entry["accepted_by"], entry["accepted_reason"]) == ("J. Doe", "the vendor says so")
-    assert document["coverage"]["habits"] == [{"name": "cap", "value": "500", "detail": "The PACS caps its answers."}]
+    assert document["coverage"]["habits"] == [
+        {"name": "cap", "value": "500", "detail": "The PACS caps its answers."}, {"name": "counters", "value": "right", "detail": "Nothing odd."}
+    ]  # fmt: skip
     page = in_browser(written(manifest, tmp_path / "out"), tmp_path / "profile")
-    assert "by J. Doe: the vendor says so" in page and "The PACS caps its answers." in page
+    assert "by J. Doe: the vendor says so" in page
+    assert "The PACS caps its answers." in page and "cut into parts until each has fewer" in page and "Nothing odd." not in page
 
 
 def test_the_page_shows_the_first_two_hundred(manifest: Manifest, tmp_path: Path) -> None:
