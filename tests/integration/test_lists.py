@@ -93,6 +93,17 @@ def test_a_long_list_against_bad_manners(tmp_path: Path, fault: str) -> None:
     assert (added["found"], added["studies"], added["added"]) == (130, 130, 130)
 
 
+def test_an_answer_as_long_as_the_cap_is_not_called_whole(tmp_path: Path) -> None:
+    """Once a sweep has learned the cap, a patient with as many studies is named as failed; what was shown is taken."""
+    archive = Archive(12)
+    with changing(tmp_path, archive, "silent-cap=2"):
+        command(tmp_path, "enumerate")
+        added = document(tmp_path, "enumerate", "--list", write(tmp_path, "PatientID", archive.study(0).patient_id), code=3)
+    assert [(line["line"], line["error"]) for line in added["failed"]] == [(2, "QueryFailed"), (2, "QueryFailed")]
+    assert {line["study"] for line in added["failed"]} == {archive.study(0).uid, archive.study(1).uid}
+    assert "caps" in added["failed"][0]["detail"]
+
+
 def test_a_list_that_is_stopped_goes_on(tmp_path: Path) -> None:
     """SIGTERM ends it with 130; what was found is on record, and the same command finds the rest."""
     archive = Archive(40)

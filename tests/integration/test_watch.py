@@ -161,7 +161,7 @@ def test_what_vanishes_before_its_turn_is_named(tmp_path: Path) -> None:
     """A study that was found and is gone when it is asked for is parked with its own error; all others are migrated."""
     archive = Archive(24)
     with changing(tmp_path, archive, "vanishing") as pacs:
-        ok(tmp_path, "enumerate", code=3)  # what goes while its largest answer is compared, no sweep can vouch for
+        assert command(tmp_path, "enumerate").returncode in (0, 3)  # what goes while answers are compared, that sweep cannot vouch for
         parked = ok(tmp_path, "run", code=3)["parked"]
         assert {entry["study"] for entry in parked} == pacs.holdings.vanished
         assert {entry["error"] for entry in parked} == {"VanishedAtSource"}
