@@ -1,92 +1,63 @@
 """What a PACS is like to talk to: its habits, asked for with a few small questions and two retrievals of a small sample.
 
 Every question has a limit of rows and of time, and all of them together stay below two minutes; what could not be told is
-`unknown`. PatientIDs and accession numbers serve as keys and never leave this module.
+`unknown`. PatientIDs and accession numbers serve as keys, in memory only.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import string
-import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
-from pathlib import Path
-
-from pydicom import dcmread
-from pydicom.tag import Tag
+from collections.abc import Callable, Mapping
 
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom import dimse, trial
-from migrate.dicom.receiver import Receiver, ReceiverSettings
-from migrate.dicom.scu import Level, Peer, associate, move
+from migrate.dicom.scu import Peer, associate
 from migrate.dicom.trial import Answer, Clock, Questioner
-from migrate.errors import PacsMigrateError
-from migrate.model import HabitLearned, InstanceRef, Received, is_uid
-from migrate.sources.dimse_move import addresses
+from migrate.model import HabitLearned, InstanceRef, is_uid
+from migrate.sources.probe_asking import (
+    ACCESSION,
+    CONNECT_S,
+    DATE,
+    FEW,
+    IGNORES,
+    IN_SERIES,
+    IN_STUDY,
+    KEY_NAMES,
+    MODALITIES,
+    PATIENT,
+    QUESTION_S,
+    ROWS,
+    SERIES_UID,
+    SOP,
+    STUDY,
+    TIME,
+    Asking,
+    Row,
+)  # fmt: skip
+from migrate.sources.probe_sample import Sample
 from migrate.staging import Staging
 
-TOTAL_S = 105.0
-"""All questions together; a second or two more is spent on endings."""
-_QUICK_S, _CONNECT_S, _QUESTION_S, _MOVE_S, _LATE_S = 8.0, 5.0, 6.0, 12.0, 2.0
-_ROWS, _FEW = 1200, 300
+_QUICK_S = 8.0
 _SAMPLE, _COUNTED, _SERIES = 3, 5, 8
 _MOST_ASSOCIATIONS = 4
 _KEPT_S = 40.0  # for what comes after the counting: retrieval
 
-_DATE, _TIME, _MODALITIES, _ACCESSION, _PATIENT = 0x00080020, 0x00080030, 0x00080061, 0x00080050, dimse.PATIENT_ID
-_STUDY, _SERIES_UID, _SOP = dimse.STUDY_UID, dimse.SERIES_UID, dimse.SOP_UID
-_IN_STUDY, _IN_SERIES = 0x00201208, 0x00201209
-_WANTED = (_STUDY, _DATE, _TIME, _MODALITIES, _ACCESSION, _PATIENT, _IN_STUDY)
-_NAMES = {_DATE: "StudyDate", _TIME: "StudyTime", _MODALITIES: "ModalitiesInStudy", _PATIENT: "PatientID", _ACCESSION: "AccessionNumber"}
-_IGNORES = {_DATE: "ignores_date", _TIME: "ignores_time", _MODALITIES: "ignores_modality", _PATIENT: "ignores_patient_id",
-            _ACCESSION: "ignores_accession"}  # fmt: skip
 
-NAMES: tuple[str, ...] = (
-    "study_root", "patient_root", "insists_on_patient_id", "relational", "associations", "keyless", "cap", *_IGNORES.values(),
-    "day_range", "open_range", "undated", "counters", "breaks_off", "unreadable_rows", "padded_uids", "ff01", "cancel", "same_uids", "same_bytes",
-    "transfer_syntaxes", "move_originator",
-)  # fmt: skip
-"""The habits, by their stable names, in the order in which they are told."""
-
-Row = dict[int, str]
-
-
-@dataclass
-class _Taken:
-    """What the PACS sent during one retrieval of the sample."""
-
-    received: dict[InstanceRef, Received] = field(default_factory=dict)
-    odd: int = 0  # came without sound UIDs
-
-
-class DimseProbe:
+class DimseProbe(Asking):
     """Asks one PACS for its habits; `run` for all of them, `quick` for what a few seconds tell.
 
     `known` are the habits that are on record already, learned by sweeps. One use each.
     """
 
     def __init__(self, settings: SourceSettings, receiver: ReceiverConfig, known: Mapping[str, str] | None = None) -> None:
+        answer_s = min(QUESTION_S, settings.stall_s)
+        super().__init__(Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, connect_s=CONNECT_S, answer_s=answer_s))
         self._settings, self._receiver = settings, receiver
         self._known = dict(known or {})
-        answer_s = min(_QUESTION_S, settings.stall_s)
-        self._peer = Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, connect_s=_CONNECT_S, answer_s=answer_s)
-        self._clock = Clock(TOTAL_S)
-        self._habits: dict[str, HabitLearned] = {}
-        self._questioner: Questioner | None = None
-        self._base: Row = {}  # keys without which the PACS answers nothing
         self._baseline = Answer()
-        self._seen: dict[str, Row] = {}  # STUDY rows by UID, of all answers
         self._moves = False
-        self._lock = threading.Lock()
-        self._taken = _Taken()
-        self._new = threading.Event()
-
-    def _learn(self, name: str, value: str, detail: str) -> None:
-        self._habits[name] = HabitLearned(name, value, detail)
 
     def quick(self) -> list[HabitLearned]:
         """The information models and how many associations are allowed at once."""
@@ -100,7 +71,7 @@ class DimseProbe:
 
         Raises SourceUnreachable and SourceRefused where there is nobody to ask, PortInUse.
         """
-        associate(self._peer, dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND, timeout_s=_CONNECT_S).release(_LATE_S)
+        associate(self._peer, dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND, timeout_s=CONNECT_S).release(2.0)
         self._models()
         self._associations()
         if self._questioner is not None:
@@ -113,42 +84,10 @@ class DimseProbe:
             self._relational(plans)
             self._cancel()
             self._questioner.close()  # a PACS that allows one association at a time needs it for the C-MOVE
-            if staging is not None and self._moves:
-                self._retrieve(plans, staging)
+            if staging is not None and self._moves and plans:
+                sample = Sample(self._peer, self._receiver, self._clock, lambda study: self._patient_key(study).get(PATIENT))
+                self._habits |= {habit.name: habit for habit in sample.retrieve(plans[:_SAMPLE], staging)}
         return self._told()
-
-    def _told(self) -> list[HabitLearned]:
-        missing = "It could not be told: the PACS shows too little, or did not answer in time."
-        return [self._habits.get(name) or HabitLearned(name, "unknown", missing) for name in NAMES]
-
-    # -- asking
-    def _ask(
-        self, level: Level, keys: Mapping[int, str], wanted: Sequence[int] = _WANTED, *, most: int = _FEW, limit_s: float = _QUESTION_S,
-        cancel_after: int | None = None, again: bool = False,
-    ) -> Answer:  # fmt: skip
-        """One question; once more where its answer was spoilt."""
-        assert self._questioner is not None
-        answer = self._questioner.ask(level, {**self._base, **keys}, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after)
-        for name, happened, text in (("breaks_off", answer.broken, "Answers break off."), ("unreadable_rows", answer.unreadable, "Some rows cannot be decoded.")):
-            if happened:
-                self._learn(name, "yes", text)
-            elif answer.whole and name not in self._habits:
-                self._learn(name, "no", "Answers come to their end." if name == "breaks_off" else "All rows can be decoded.")
-        if (answer.broken or answer.unreadable) and not again:
-            return self._ask(level, keys, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after, again=True)
-        if answer.saw_ff01:
-            self._learn("ff01", "yes", "Rows come with FF01: some optional keys are not supported.")
-        elif answer.rows and "ff01" not in self._habits:
-            self._learn("ff01", "no", "Rows come with FF00.")
-        if answer.padded:
-            self._learn("padded_uids", "yes", "UIDs come with spaces or superfluous NULs behind them.")
-        elif answer.padded is False and "padded_uids" not in self._habits:
-            self._learn("padded_uids", "no", "UIDs come as they should.")
-        if level == "STUDY":
-            for row in answer.rows:
-                if is_uid(row.get(_STUDY, "")):
-                    self._seen.setdefault(row[_STUDY], row)
-        return answer
 
     # -- associations
     def _models(self) -> None:
@@ -176,10 +115,10 @@ class DimseProbe:
     # -- what it shows at all
     def _look_around(self) -> None:
         """The question without a key, or what is answered in its stead."""
-        answer = self._ask("STUDY", {}, most=_ROWS, limit_s=10)
+        answer = self._ask("STUDY", {}, most=ROWS, limit_s=10)
         offers_patient_root = self._habits.get("patient_root", HabitLearned("", "")).value != "none"
         if answer.mismatched and not answer.rows and offers_patient_root and self._with_patient():
-            answer = self._ask("STUDY", {}, most=_ROWS)
+            answer = self._ask("STUDY", {}, most=ROWS)
             self._learn("insists_on_patient_id", "yes", "Below the level PATIENT nothing is answered without one PatientID.")
         elif answer.rows or answer.whole:
             self._learn("insists_on_patient_id", "no", "Studies are shown without a PatientID.")
@@ -198,13 +137,13 @@ class DimseProbe:
         assert self._questioner is not None
         self._questioner.close()
         self._questioner = Questioner(self._peer, self._clock, dimse.PATIENT_ROOT_FIND)
-        found = self._ask("PATIENT", {_PATIENT: "*"}, (_PATIENT,), most=_FEW)
-        ids = [row[_PATIENT] for row in found.rows if row.get(_PATIENT)]
+        found = self._ask("PATIENT", {PATIENT: "*"}, (PATIENT,), most=FEW)
+        ids = [row[PATIENT] for row in found.rows if row.get(PATIENT)]
         best = 0
         for patient in [one for one in ids if one.isascii() and not set(one) & set("*?\\")][:5]:
-            rows = self._ask("STUDY", {_PATIENT: patient}).rows
+            rows = self._ask("STUDY", {PATIENT: patient}).rows
             if len(rows) > best:
-                best, self._base = len(rows), {_PATIENT: patient}
+                best, self._base = len(rows), {PATIENT: patient}
         if best and len(ids) > 1:
             self._patient_pattern(ids, len(ids) if found.whole else None)
         self._seen.clear()  # those of the chosen patient are shown again
@@ -218,11 +157,11 @@ class DimseProbe:
         believed = True
         for character in string.digits + string.ascii_uppercase:
             part = prefix + character
-            answer = self._ask("PATIENT", {_PATIENT: f"{part}*"}, (_PATIENT,), limit_s=2)
-            if any(not row.get(_PATIENT, "").casefold().startswith(part.casefold()) for row in answer.rows):
+            answer = self._ask("PATIENT", {PATIENT: f"{part}*"}, (PATIENT,), limit_s=2)
+            if any(not row.get(PATIENT, "").casefold().startswith(part.casefold()) for row in answer.rows):
                 self._learn("ignores_patient_id", "yes", "A PatientID with a wildcard shows patients that do not fit.")
                 return
-            more |= {row[_PATIENT] for row in answer.rows} - set(ids)
+            more |= {row[PATIENT] for row in answer.rows} - set(ids)
             believed = believed and answer.whole and len(answer.rows) < len(ids)
         self._learn("ignores_patient_id", "no", "PatientID with a wildcard is matched.")
         if more and count:
@@ -237,7 +176,7 @@ class DimseProbe:
             last = today
             for _ in range(count):
                 first = last - datetime.timedelta(days - 1)
-                answer = self._ask("STUDY", {_DATE: f"{first:%Y%m%d}-{last:%Y%m%d}" if days > 1 else f"{last:%Y%m%d}"}, limit_s=3)
+                answer = self._ask("STUDY", {DATE: f"{first:%Y%m%d}-{last:%Y%m%d}" if days > 1 else f"{last:%Y%m%d}"}, limit_s=3)
                 if answer.rows:
                     self._learn("insists_on_patient_id", "no", "Studies are shown without a PatientID.")
                 if len(self._seen) >= 2 or not self._clock.left_s:
@@ -252,7 +191,7 @@ class DimseProbe:
         if known := self._known.get("cap"):
             self._learn("cap", known, f"Sweeps have found that answers are capped at {known} rows.")
             return
-        dates = sorted(row[_DATE] for row in self._seen.values() if _is_day(row.get(_DATE, "")))
+        dates = sorted(row[DATE] for row in self._seen.values() if _is_day(row.get(DATE, "")))
         if not dates or "cap" in self._habits:
             return
         if self._baseline.whole:
@@ -265,19 +204,19 @@ class DimseProbe:
             year, _ = Counter(day[:4] for day in dates).most_common(1)[0]
             key = f"{year}0101-{year}1231"
             months = [f"{year}{month:02}01-{year}{month:02}{_days(int(year), month)}" for month in range(1, 13)]
-            whole = self._ask("STUDY", {_DATE: key}, most=_ROWS)
+            whole = self._ask("STUDY", {DATE: key}, most=ROWS)
             if whole.whole:
-                self._compare({_DATE: key}, whole, months, "for a year")
+                self._compare({DATE: key}, whole, months, "for a year")
 
     def _compare(self, keys: Row, whole: Answer, parts: list[str], what: str) -> None:
         """Parts that show studies with a date which the whole lacks, twice, tell a cap."""
-        shown = {row.get(_STUDY) for row in whole.rows}
-        answers = [self._ask("STUDY", {_DATE: part}, most=_ROWS) for part in parts]
-        rows = [row for answer in answers for row in answer.rows if row.get(_DATE)]
+        shown = {row.get(STUDY) for row in whole.rows}
+        answers = [self._ask("STUDY", {DATE: part}, most=ROWS) for part in parts]
+        rows = [row for answer in answers for row in answer.rows if row.get(DATE)]
         count = len(whole.rows)
-        if not {row.get(_STUDY) for row in rows} <= shown:
-            again = self._ask("STUDY", keys, most=_ROWS)
-            more = {row.get(_STUDY) for row in rows} - shown - {row.get(_STUDY) for row in again.rows}
+        if not {row.get(STUDY) for row in rows} <= shown:
+            again = self._ask("STUDY", keys, most=ROWS)
+            more = {row.get(STUDY) for row in rows} - shown - {row.get(STUDY) for row in again.rows}
             if more and again.whole and len(again.rows) == count:
                 self._learn("cap", str(count), f"The PACS caps its answers: {count} rows for a question {what}, and its parts show more.")
         elif count and all(answer.whole and len(answer.rows) < count for answer in answers):
@@ -286,7 +225,7 @@ class DimseProbe:
     # -- keys
     def _reference(self) -> Row | None:
         """A study that has a value under as many keys as possible."""
-        keys = (_DATE, _TIME, _MODALITIES, _PATIENT, _ACCESSION)
+        keys = (DATE, TIME, MODALITIES, PATIENT, ACCESSION)
         return max(self._seen.values(), key=lambda row: sum(bool(row.get(tag)) for tag in keys), default=None)
 
     def _keys(self) -> None:
@@ -294,23 +233,23 @@ class DimseProbe:
         study = self._reference()
         if study is None:
             return
-        day = study.get(_DATE, "")
-        near: Row = {_DATE: day} if _is_day(day) else {}
+        day = study.get(DATE, "")
+        near: Row = {DATE: day} if _is_day(day) else {}
         if near:
-            others = [row[_DATE] for row in self._seen.values() if _is_day(row.get(_DATE, "")) and row[_DATE] != day]
+            others = [row[DATE] for row in self._seen.values() if _is_day(row.get(DATE, "")) and row[DATE] != day]
             other = others[0] if others else _next_day(day, 1)
-            self._key(_DATE, study, near, {_DATE: other}, lambda row: row.get(_DATE) == other)
-        time_ = _clock_time(study.get(_TIME, ""))
+            self._key(DATE, study, near, {DATE: other}, lambda row: row.get(DATE) == other)
+        time_ = _clock_time(study.get(TIME, ""))
         if near and time_:
             lo, hi = ("000000", f"{int(time_[:2]) - 1:02}5959") if time_ >= "120000" else (f"{int(time_[:2]) + 1:02}0000", "235959")
-            self._key(_TIME, study, near | {_TIME: f"{time_[:2]}0000-{time_[:2]}5959"}, near | {_TIME: f"{lo}-{hi}"},
-                      lambda row: lo <= (_clock_time(row.get(_TIME, "")) or "") <= hi)  # fmt: skip
-        mine = _values(study.get(_MODALITIES, ""))
+            self._key(TIME, study, near | {TIME: f"{time_[:2]}0000-{time_[:2]}5959"}, near | {TIME: f"{lo}-{hi}"},
+                      lambda row: lo <= (_clock_time(row.get(TIME, "")) or "") <= hi)  # fmt: skip
+        mine = _values(study.get(MODALITIES, ""))
         if mine:
             other = next(code for code in ("CT", "MR", "US", "CR", "MG", "XA", "NM", "PT") if code not in mine)
-            self._key(_MODALITIES, study, near | {_MODALITIES: mine[0]}, near | {_MODALITIES: other},
-                      lambda row: other in _values(row.get(_MODALITIES, "")))  # fmt: skip
-        for tag in (_PATIENT, _ACCESSION):
+            self._key(MODALITIES, study, near | {MODALITIES: mine[0]}, near | {MODALITIES: other},
+                      lambda row: other in _values(row.get(MODALITIES, "")))  # fmt: skip
+        for tag in (PATIENT, ACCESSION):
             value = study.get(tag, "")
             if not value or not value.isascii() or set(value) & set("*?\\") or tag in self._base:
                 continue
@@ -319,7 +258,7 @@ class DimseProbe:
                       lambda row, tag=tag, other=other: row.get(tag, "").casefold().startswith(other.casefold()))  # type: ignore[misc]  # fmt: skip
 
     def _key(self, tag: int, study: Row, finds: Row, excludes: Row, fits: Callable[[Row], bool]) -> None:
-        name, key = _NAMES[tag], _IGNORES[tag]
+        name, key = KEY_NAMES[tag], IGNORES[tag]
         strangers = self._ask("STUDY", excludes)
         if any(not fits(row) for row in strangers.rows):
             self._learn(key, "yes", f"{name} is ignored: studies are shown that do not fit it.")
@@ -327,31 +266,31 @@ class DimseProbe:
         friends = self._ask("STUDY", finds)
         if strangers.refused or friends.refused:
             self._learn(key, "refused", f"Questions with {name} are refused.")
-        elif any(row.get(_STUDY) == study[_STUDY] for row in friends.rows):
+        elif any(row.get(STUDY) == study[STUDY] for row in friends.rows):
             self._learn(key, "no", f"{name} is matched.")
         elif friends.whole:
             self._learn(key, "finds nothing", f"{name} does not find a study by the value that the PACS itself gives for it.")
 
     def _ranges(self) -> None:
-        days = sorted(row[_DATE] for row in self._seen.values() if _is_day(row.get(_DATE, "")))
+        days = sorted(row[DATE] for row in self._seen.values() if _is_day(row.get(DATE, "")))
         date = self._habits.get("ignores_date")
         if not days or date is None or date.value != "no":
             return
         middle = days[len(days) // 2]
-        one, span = self._ask("STUDY", {_DATE: middle}), self._ask("STUDY", {_DATE: f"{middle}-{middle}"})
+        one, span = self._ask("STUDY", {DATE: middle}), self._ask("STUDY", {DATE: f"{middle}-{middle}"})
         if one.whole and span.refused:
             self._learn("day_range", "refused", "A range of a single day is refused.")
         elif one.whole and span.whole:
-            same = {row.get(_STUDY) for row in one.rows} == {row.get(_STUDY) for row in span.rows}
+            same = {row.get(STUDY) for row in one.rows} == {row.get(STUDY) for row in span.rows}
             self._learn("day_range", "yes" if same else "no",
                         f"A day and a range of just that day show {'the same' if same else 'different studies'}.")  # fmt: skip
-        newer, older = self._ask("STUDY", {_DATE: f"{days[-1]}-"}), self._ask("STUDY", {_DATE: f"-{days[0]}"})
+        newer, older = self._ask("STUDY", {DATE: f"{days[-1]}-"}), self._ask("STUDY", {DATE: f"-{days[0]}"})
         if newer.refused or older.refused:
             self._learn("open_range", "refused", "Ranges with an open end are refused.")
         elif (newer.cut or newer.whole) and (older.cut or older.whole):
-            right = all(row.get(_DATE, "") >= days[-1] for row in newer.rows) and all(row.get(_DATE, "") <= days[0] for row in older.rows)
-            found = (newer.cut or any(row.get(_DATE) == days[-1] for row in newer.rows)) and (
-                older.cut or any(row.get(_DATE) == days[0] for row in older.rows)
+            right = all(row.get(DATE, "") >= days[-1] for row in newer.rows) and all(row.get(DATE, "") <= days[0] for row in older.rows)
+            found = (newer.cut or any(row.get(DATE) == days[-1] for row in newer.rows)) and (
+                older.cut or any(row.get(DATE) == days[0] for row in older.rows)
             )
             self._learn("open_range", "yes" if right and found else "no",
                         "Ranges with an open end are matched." if right and found else "Ranges with an open end are not matched as they should.")  # fmt: skip
@@ -360,16 +299,16 @@ class DimseProbe:
         """Which questions show a study without a date; only as far as one is seen."""
         if not self._seen:
             return
-        ways = ["without a key"] if any(not row.get(_DATE) for row in self._baseline.rows) else []
+        ways = ["without a key"] if any(not row.get(DATE) for row in self._baseline.rows) else []
         study = self._reference() or {}
-        modality = Counter(code for row in self._seen.values() for code in _values(row.get(_MODALITIES, ""))).most_common(1)
-        questions: list[tuple[str, Row]] = [("ModalitiesInStudy", {_MODALITIES: modality[0][0]})] if modality else []
-        for tag in (_PATIENT, _ACCESSION):
+        modality = Counter(code for row in self._seen.values() for code in _values(row.get(MODALITIES, ""))).most_common(1)
+        questions: list[tuple[str, Row]] = [("ModalitiesInStudy", {MODALITIES: modality[0][0]})] if modality else []
+        for tag in (PATIENT, ACCESSION):
             value = study.get(tag, "")
             if value.isascii() and value and value[0] not in "*?\\" and tag not in self._base:
-                questions.append((_NAMES[tag], {tag: f"{value[0]}*"}))
+                questions.append((KEY_NAMES[tag], {tag: f"{value[0]}*"}))
         for name, keys in questions:
-            if any(not row.get(_DATE) for row in self._ask("STUDY", keys).rows):
+            if any(not row.get(DATE) for row in self._ask("STUDY", keys).rows):
                 ways.append(name)
         if ways:
             self._learn("undated", ", ".join(ways), f"Questions that show a study without a date: {', '.join(ways)}.")
@@ -379,12 +318,12 @@ class DimseProbe:
     # -- studies, series, images
     def _plans(self) -> list[InstanceRef]:
         """The first image of a few small studies; on the way the numbers that the PACS claims are compared."""
-        claimed = {uid: _number(row.get(_IN_STUDY, "")) for uid, row in self._seen.items()}
+        claimed = {uid: _number(row.get(IN_STUDY, "")) for uid, row in self._seen.items()}
         small = sorted((uid for uid in claimed if claimed[uid] is None or 0 < (claimed[uid] or 0) <= 100), key=lambda uid: claimed[uid] or 0)
         # of all sizes: the smallest, and then as different modalities as there are
         kinds: dict[str, str] = {}
         for uid in small:
-            kinds.setdefault(self._seen[uid].get(_MODALITIES, ""), uid)
+            kinds.setdefault(self._seen[uid].get(MODALITIES, ""), uid)
         chosen = [*kinds.values(), *(uid for uid in small if uid not in kinds.values())][: _COUNTED + 2]
         plans: list[InstanceRef] = []
         studies = said = wrong = 0
@@ -408,31 +347,31 @@ class DimseProbe:
 
     def _count(self, uid: str) -> tuple[InstanceRef | None, list[tuple[int | None, int]]] | None:
         """A study's first image, and (claimed, listed) numbers of images, its own first; None where they are not all listed."""
-        study = {_STUDY: uid, **self._patient_key(uid)}
-        series = self._ask("SERIES", study, (_STUDY, _SERIES_UID, _IN_SERIES))
+        study = {STUDY: uid, **self._patient_key(uid)}
+        series = self._ask("SERIES", study, (STUDY, SERIES_UID, IN_SERIES))
         if not series.whole or not 0 < len(series.rows) <= _SERIES:
             return None
         first: InstanceRef | None = None
         pairs: list[tuple[int | None, int]] = []
         for row in series.rows:
-            listed = self._ask("IMAGE", study | {_SERIES_UID: row.get(_SERIES_UID, "")}, (_STUDY, _SERIES_UID, _SOP))
+            listed = self._ask("IMAGE", study | {SERIES_UID: row.get(SERIES_UID, "")}, (STUDY, SERIES_UID, SOP))
             if not listed.whole:
                 return None
-            pairs.append((_number(row.get(_IN_SERIES, "")), len(listed.rows)))
-            ref = (uid, row.get(_SERIES_UID, ""), listed.rows[0].get(_SOP, "")) if listed.rows else ("",)
+            pairs.append((_number(row.get(IN_SERIES, "")), len(listed.rows)))
+            ref = (uid, row.get(SERIES_UID, ""), listed.rows[0].get(SOP, "")) if listed.rows else ("",)
             if first is None and all(map(is_uid, ref)):
                 first = InstanceRef(*ref)
-        return first, [(_number(self._seen[uid].get(_IN_STUDY, "")), sum(listed for _, listed in pairs)), *pairs]
+        return first, [(_number(self._seen[uid].get(IN_STUDY, "")), sum(listed for _, listed in pairs)), *pairs]
 
     def _patient_key(self, uid: str) -> Row:
-        return {_PATIENT: self._seen[uid].get(_PATIENT, "") or self._base[_PATIENT]} if self._base else {}
+        return {PATIENT: self._seen[uid].get(PATIENT, "") or self._base[PATIENT]} if self._base else {}
 
     def _relational(self, plans: list[InstanceRef]) -> None:
         """A SERIES query without the study above it (PS3.4 C.4.1.2.2.2)."""
         if not plans:
             return
-        answer = self._ask("SERIES", {_SERIES_UID: plans[0].series, **self._patient_key(plans[0].study)}, (_SERIES_UID, _STUDY))
-        if any(row.get(_SERIES_UID) == plans[0].series for row in answer.rows):
+        answer = self._ask("SERIES", {SERIES_UID: plans[0].series, **self._patient_key(plans[0].study)}, (SERIES_UID, STUDY))
+        if any(row.get(SERIES_UID) == plans[0].series for row in answer.rows):
             self._learn("relational", "yes", "A series is found without its study's UID.")
         elif answer.refused or answer.whole:
             self._learn("relational", "no", "Relational queries are refused." if answer.refused else "A relational query finds nothing.")
@@ -440,106 +379,11 @@ class DimseProbe:
     def _cancel(self) -> None:
         told = self._baseline.cancelled
         if told is None and len(self._seen) > 1:
-            told = self._ask("STUDY", {} if self._habits["keyless"].value == "answered" else {_DATE: "19000101-"}, cancel_after=1).cancelled
+            told = self._ask("STUDY", {} if self._habits["keyless"].value == "answered" else {DATE: "19000101-"}, cancel_after=1).cancelled
         if told is None:
             self._learn("cancel", "unknown", "Answers are over too soon to tell whether C-CANCEL ends them.")
         else:
             self._learn("cancel", "yes" if told else "no", "C-CANCEL ends an answer." if told else "C-CANCEL is ignored.")
-
-    # -- retrieval
-    def _received(self, received: Received) -> Future[None] | None:
-        with self._lock:
-            if received.ref is None:
-                self._taken.odd += 1
-                received.path.unlink(missing_ok=True)
-            elif received.ref in self._taken.received:
-                received.path.unlink(missing_ok=True)
-            else:
-                self._taken.received[received.ref] = received
-        self._new.set()
-        return None
-
-    def _retrieve(self, plans: list[InstanceRef], staging: Staging) -> None:
-        """The same few images, twice."""
-        sample = plans[:_SAMPLE]
-        if not sample:
-            return
-        settings = ReceiverSettings(
-            self._receiver.ae_title, self._receiver.host, self._receiver.port, tuple(address for name in self._receiver.allow for address in addresses(name)), self._receiver.allow_ae,
-            self._receiver.max_pdu, transfer_syntax_order=self._receiver.transfer_syntaxes,
-        )  # fmt: skip
-        receiver = Receiver(settings, staging, self._received)
-        receiver.start()
-        taken: list[_Taken] = []
-        try:
-            for _ in range(2):
-                with self._lock:
-                    self._taken = _Taken()
-                taken.append(self._taken)
-                for ref in sample:
-                    self._move(ref)
-        finally:
-            receiver.close()
-        try:
-            self._judge(sample, *taken)
-        finally:
-            for one in taken:
-                for received in one.received.values():
-                    received.path.unlink(missing_ok=True)
-
-    def _move(self, ref: InstanceRef) -> None:
-        clock = Clock(min(_MOVE_S, max(self._clock.left_s - 3, 0.0)))
-        before = len(self._taken.received)
-        self._new.clear()
-        patient = self._patient_key(ref.study).get(_PATIENT)
-        with contextlib.suppress(PacsMigrateError):
-            move(self._peer, self._receiver.ae_title, study=ref.study, series=ref.series, sops=(ref.sop,), patient=patient,
-                 should_stop=lambda: None if clock.left_s else "The probe's time is over.")  # fmt: skip
-            if len(self._taken.received) == before:
-                self._new.wait(min(_LATE_S, self._clock.left_s))
-
-    def _judge(self, sample: list[InstanceRef], first: _Taken, second: _Taken) -> None:
-        everything = [*first.received.values(), *second.received.values()]
-        if not everything:
-            return
-        syntaxes = dict.fromkeys(received.transfer_syntax for received in everything)
-        self._learn("transfer_syntaxes", " ".join(syntaxes), f"{len(syntaxes)} transfer syntaxes came in the sample.")
-        named = all(received.names_move for received in everything)
-        self._learn("move_originator", "yes" if named else "no",
-                    "The C-STOREs name the C-MOVE they belong to." if named else "C-STOREs do not name the C-MOVE they belong to.")  # fmt: skip
-        both = first.received.keys() & second.received.keys()
-        asked = set(sample)
-        strange = (first.received.keys() | second.received.keys()) - asked
-        if strange:
-            self._learn("same_uids", "no", "Images come under other UIDs than they were asked for by.")
-        elif both:
-            self._learn("same_uids", "yes", f"{len(both)} images came under the same UIDs twice.")
-        if not both:
-            return
-        differing = [ref for ref in both if first.received[ref].rolled.dataset_sha256 != second.received[ref].rolled.dataset_sha256]
-        if not differing:
-            self._learn("same_bytes", "yes", f"{len(both)} images came with the same bytes twice.")
-            return
-        tags = sorted({tag for ref in differing for tag in differing_tags(first.received[ref].path, second.received[ref].path)})
-        pixels = any(first.received[ref].pixel_crc64 != second.received[ref].pixel_crc64 for ref in differing)
-        where = ", ".join(tags) or "the encoding alone"
-        self._learn("same_bytes", "no", f"{len(differing)} of {len(both)} images came with other bytes the second time, in {where}"
-                    f"{'; the pixels differ too' if pixels else '; the pixels are the same'}.")  # fmt: skip
-
-
-def differing_tags(one: Path, other: Path) -> list[str]:
-    """The elements of the top level in which two files differ, as (gggg,eeee); never a value."""
-    try:
-        first, second = (dcmread(path, stop_before_pixels=True, force=True) for path in (one, other))
-        tags = sorted({*first.keys(), *second.keys()})
-        return [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in map(int, tags) if _raw(first, tag) != _raw(second, tag)]
-    except Exception:  # pydicom raises all sorts on what old archives hold, and its words may hold values
-        return []
-
-
-def _raw(dataset: object, tag: int) -> object:
-    element = dataset.get_item(Tag(tag)) if Tag(tag) in dataset else None  # type: ignore[attr-defined, operator]
-    return getattr(element, "value", None)
 
 
 def _is_day(text: str) -> bool:
