@@ -1,0 +1,193 @@
+"""The probe names each habit of the practice PACS, and of Orthanc and dcmqrscp, in time and without patient data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from migrate.config import ReceiverConfig, SourceSettings
+from migrate.dicom.upper_layer import Association, UpperLayerError
+from migrate.sources.dimse_probe import DimseProbe
+from migrate.sources.probe_asking import NAMES, TOTAL_S
+from tests.dicom_peers import dcmqrscp, free_port, orthanc
+from tests.integration.test_migration import TOML, command, practice
+from tests.integration.test_real_peers import archive_files
+
+HONEST = {
+    "study_root": "FIND MOVE", "patient_root": "FIND MOVE", "insists_on_patient_id": "no", "relational": "no", "associations": "3+",
+    "keyless": "answered", "cap": "none", "ignores_date": "no", "ignores_time": "no", "ignores_modality": "no",
+    "ignores_patient_id": "no", "ignores_accession": "no", "day_range": "yes", "open_range": "yes",
+    "undated": "without a key, PatientID, AccessionNumber", "counters": "honest", "breaks_off": "no", "unreadable_rows": "no",
+    "padded_uids": "no", "ff01": "no", "same_uids": "yes", "same_bytes": "yes", "move_originator": "yes",
+}  # fmt: skip
+
+
+def probe(folder: Path) -> dict[str, str]:
+    """The values of a `probe --json`; also: they are on record, unless they are unknown."""
+    done = command(folder, "probe", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert [habit["name"] for habit in document["habits"]] == list(NAMES)
+    values = {habit["name"]: habit["value"] for habit in document["habits"]}
+    (manifest,) = (folder / "manifests").glob("*.db")
+    recorded = dict(sqlite3.connect(manifest).execute("SELECT name, value FROM habit"))
+    assert recorded == {name: value for name, value in values.items() if value != "unknown" and (name, value) != ("cap", "none")}
+    assert [path for path in (folder / "staging").rglob("*") if path.is_file()] == []
+    return values
+
+
+def test_an_honest_pacs_has_no_bad_habit_and_the_page_names_nobody(tmp_path: Path) -> None:
+    """All habits are told; table, page and manifest hold no ID, name or UID of a study."""
+    with practice(tmp_path, studies=60) as archive:
+        assert HONEST.items() <= probe(tmp_path).items()
+        table = command(tmp_path, "probe").stdout
+    page = (tmp_path / "report" / "probe.md").read_text()
+    assert all(f"`{name}`" in page and name in table for name in NAMES)
+    assert "## What to ask your PACS vendor" in page
+    dump = "\n".join(sqlite3.connect(tmp_path / "manifests" / "test.db").iterdump())
+    for study in archive:
+        for secret in (study.patient_id, study.patient_name, study.accession, study.uid):
+            assert secret not in page + table + dump
+
+
+@pytest.mark.parametrize(
+    ("faults", "found"),
+    [
+        (("silent-cap=20",), {"cap": "20"}),
+        (("refuse-many",), {"keyless": "refused"}),
+        (("refuse-wide=31",), {"keyless": "refused", "open_range": "refused"}),
+        (("ignore-date",), {"ignores_date": "yes", "day_range": "unknown", "open_range": "unknown"}),
+        (("ignore-time",), {"ignores_time": "yes"}),
+        (("ignore-modality",), {"ignores_modality": "yes"}),
+        (("ignore-patient-id",), {"ignores_patient_id": "yes"}),
+        (("null-dates", "hidden-undated"), {"undated": "ModalitiesInStudy, PatientID, AccessionNumber"}),
+        (("patient-root-only",), {"study_root": "none", "insists_on_patient_id": "yes", "same_bytes": "yes"}),
+        (("patient-root-only", "silent-cap=3"), {"insists_on_patient_id": "yes", "cap": "3"}),
+        (("patient-root-only", "ignore-patient-id"), {"ignores_patient_id": "yes"}),
+        (("relational",), {"relational": "yes"}),
+        (("wrong-counts",), {"counters": "wrong"}),
+        (("no-counts",), {"same_uids": "yes"}),
+        (("padded-uids",), {"padded_uids": "yes", "same_uids": "yes"}),
+        (("nul-uids",), {"padded_uids": "yes"}),
+        (("ff01",), {"ff01": "yes"}),
+        (("slow-answers=0.02",), {"cancel": "yes"}),
+        (("slow-answers=0.02", "ignore-cancel"), {"cancel": "no"}),
+        (("abort-find",), {"breaks_off": "yes"}),
+        (("undecodable-row",), {"unreadable_rows": "yes"}),
+        (("association-limit=1",), {"associations": "1", "same_bytes": "yes"}),
+        (("association-limit=2",), {"associations": "2"}),
+        (("move-unknown",), {"same_uids": "unknown", "transfer_syntaxes": "unknown"}),
+        (("early-success",), {"same_uids": "yes"}),
+        (("no-move-originator",), {"move_originator": "no"}),
+        (("rewrites-headers",), {"same_uids": "yes", "same_bytes": "no"}),
+    ],
+)
+def test_each_habit_is_found(tmp_path: Path, faults: tuple[str, ...], found: dict[str, str]) -> None:
+    """A habit is told by its name, and no other habit is told wrongly for it."""
+    with practice(tmp_path, *faults, studies=60):
+        values = probe(tmp_path)
+    assert found.items() <= values.items()
+    others = {name: value for name, value in values.items() if name in ("ignores_date", "ignores_time", "day_range", "open_range") and name not in found}
+    assert set(others.values()) <= {HONEST[name] for name in others} | {"unknown"}
+
+
+def test_rewritten_headers_are_named_by_tag_without_values(tmp_path: Path) -> None:
+    """The element that differs between two retrievals is named, what stands in it is not."""
+    with practice(tmp_path, "rewrites-headers"):
+        done = command(tmp_path, "probe", "--json")
+    (habit,) = (habit for habit in json.loads(done.stdout)["habits"] if habit["name"] == "same_bytes")
+    assert "(0008,0080)" in habit["detail"] and "the pixels are the same" in habit["detail"]
+    assert "PRACTICE" not in done.stdout
+
+
+@contextlib.contextmanager
+def silent_pacs() -> Iterator[int]:
+    """Takes every association and never says anything in it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    open_: list[Association] = []
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with contextlib.suppress(UpperLayerError):
+                    open_.append(Association.accept(sock, choose=lambda offer: offer.transfer_syntaxes[0]))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+        for association in open_:
+            association.close()
+
+
+def test_a_silent_pacs_costs_no_more_than_the_time_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is answered, everything that an answer would tell is unknown, within the limit, which is below two minutes."""
+    assert TOTAL_S < 110
+    monkeypatch.setattr("migrate.sources.probe_asking.TOTAL_S", 6.0)
+    with silent_pacs() as port:
+        began = time.monotonic()
+        habits = DimseProbe(SourceSettings("127.0.0.1", port, "SILENT"), ReceiverConfig(port=free_port())).run(None)
+        took_s = time.monotonic() - began
+    assert took_s < 16
+    told = {habit.name for habit in habits if habit.value != "unknown"}
+    assert told <= {"study_root", "patient_root", "associations"}
+
+
+def test_a_slow_pacs_keeps_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One row a second: the time is kept, and what could be told is told."""
+    monkeypatch.setattr("migrate.sources.probe_asking.TOTAL_S", 15.0)
+    with practice(tmp_path, "slow-answers=1", studies=60):
+        from migrate.config import load
+
+        config = load(tmp_path / "migrate.toml")
+        began = time.monotonic()
+        habits = {habit.name: habit.value for habit in DimseProbe(config.source, config.receiver).run(None)}
+        took_s = time.monotonic() - began
+    assert took_s < 25
+    assert habits["study_root"] == "FIND MOVE" and habits["ff01"] == "no"
+
+
+def test_nobody_there_ends_with_20(tmp_path: Path) -> None:
+    """A PACS that takes no connection is an error of the source with a hint."""
+    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=free_port(), receiver=free_port()))
+    done = command(tmp_path, "probe")
+    assert done.returncode == 20
+    assert "Hint" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_orthanc(tmp_path: Path) -> None:
+    """Orthanc: both models, GET too, every key matched, same bytes twice."""
+    receiver = free_port()
+    files = archive_files(tmp_path / "files")
+    with orthanc(tmp_path / "pacs", moves={"PACSMIGRATE": ("127.0.0.1", receiver)}, files=files) as pacs:
+        toml = TOML.format(pacs=pacs.port, receiver=receiver).replace('"PRACTICE"', f'"{pacs.ae_title}"')
+        (tmp_path / "migrate.toml").write_text(toml)
+        values = probe(tmp_path)
+    assert values["study_root"] == "FIND MOVE GET"
+    assert {values[name] for name in ("ignores_date", "ignores_time", "ignores_modality", "ignores_patient_id", "ignores_accession")} == {"no"}
+    assert (values["day_range"], values["open_range"], values["same_uids"], values["cap"]) == ("yes", "yes", "yes", "none")
+
+
+def test_dcmqrscp(tmp_path: Path) -> None:
+    """dcmqrscp: both models, and what it ignores is told as ignored."""
+    receiver = free_port()
+    files = archive_files(tmp_path / "files")
+    with dcmqrscp(tmp_path / "pacs", moves={"PACSMIGRATE": ("127.0.0.1", receiver)}, files=files) as pacs:
+        toml = TOML.format(pacs=pacs.port, receiver=receiver).replace('"PRACTICE"', f'"{pacs.ae_title}"')
+        (tmp_path / "migrate.toml").write_text(toml)
+        values = probe(tmp_path)
+    assert values["study_root"].startswith("FIND MOVE")
+    assert (values["ignores_date"], values["day_range"], values["open_range"]) == ("no", "yes", "yes")
