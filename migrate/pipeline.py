@@ -24,7 +24,8 @@ from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
 log = logging.getLogger(__name__)
 
 _BATCH = 512
-_CHUNK = 1000
+_CHUNK = 200  # facts that a long answer hands on together; 100 such lists may wait
+_FACTS = 20_000  # in one transaction
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
 
@@ -73,7 +74,7 @@ class Pipeline:
         self._manifest, self._settle, self._final_path, self._after_commit = manifest, settle, final_path, after_commit
         self._unreachable_s, self._on_commit = unreachable_s, on_commit
         self._arrivals: queue.Queue[Any] = queue.Queue(maxsize=10_000)
-        self._facts: queue.Queue[Any] = queue.Queue(maxsize=500)
+        self._facts: queue.Queue[Any] = queue.Queue(maxsize=100)
         self._wake = threading.Event()
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
@@ -170,11 +171,13 @@ class Pipeline:
 
     def _take(self, source: queue.Queue[Any]) -> list[Any]:
         batch = [source.get()]
-        while len(batch) < _BATCH:
+        facts = 0
+        while len(batch) < _BATCH and facts < _FACTS:
             try:
                 batch.append(source.get_nowait())
             except queue.Empty:
                 break
+            facts += len(batch[-1]) if isinstance(batch[-1], list) else 0
         return batch
 
     def _durable_loop(self) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from migrate.manifest.file import now_ms
+from migrate.manifest.windows import AXIS_BITS
 from migrate.model import Failed, RetrieveEnded, StudyFound, StudyPlanned, StudyState
 
 if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
 
 
-_AXIS_BITS = {"date": 1, "all": 2, "patient": 4, "accession": 8, "modality": 16, "list": 32}
 _LOOKED_UP = 500
 
 
@@ -30,7 +30,7 @@ def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int,
     known: dict[str, tuple[Any, ...]] = {
         row[0]: row
         for row in manifest.connection.execute(
-            f"SELECT uid, id, state, date, claimed_instances, seen_sweep, axes FROM study WHERE uid IN ({marks})",
+            f"SELECT uid, id, state, date, claimed_instances, seen_sweep FROM study WHERE uid IN ({marks})",
             [row.study.study for row in rows],
         )
     }
@@ -41,17 +41,17 @@ def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int,
     for row in rows:
         uid, window_id = row.study.study, row.window_id
         sweep, axis = windows.get(window_id or 0) or (None, "")
-        bit = 0 if row.outside and axis != "date" else _AXIS_BITS.get(axis, 0)
+        bit = 0 if row.outside and axis != "date" else AXIS_BITS.get(axis, 0)
         before = known.get(uid)
         if before is not None:
             study_id = before[1]
-            _, _, state, date, claimed, seen, axes = before
+            _, _, state, date, claimed, seen = before
             if (
                 claimed is None or claimed != row.claimed_instances or (row.date is not None and date != row.date)
                 or row.excluded or state == _EXCLUDED
             ):  # fmt: skip
                 differing.append((row, sweep, bit))
-            elif seen != sweep or not axes & bit:
+            elif seen != sweep:  # the axis alone is noted when the window has been answered, for all of its studies at once
                 unchanged.append((sweep or 0, sweep, bit, study_id))
         elif uid in new:
             study_id = new[uid]

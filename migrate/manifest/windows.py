@@ -20,6 +20,9 @@ from migrate.model import (
 KEYS = ("axis", "lo", "hi", "time_lo", "time_hi", "modality", "patient", "accession")
 """The columns that say what a window asks: those of `model.Window`."""
 
+AXIS_BITS = {"date": 1, "all": 2, "patient": 4, "accession": 8, "modality": 16, "list": 32}
+"""What `study.axes` adds up."""
+
 WindowFact = WindowsPlanned | WindowAsked | WindowAnswered | WindowFailed | WindowJudged | HabitLearned
 
 _SAME = " AND ".join(f"old.{key} IS window.{key}" for key in KEYS)
@@ -77,6 +80,12 @@ def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
     ).fetchone()
     if answered.studies is not None:
         studies, outside = min(studies, answered.studies), min(outside, answered.studies)
+    axis = connection.execute("SELECT axis FROM window WHERE id = ?", (answered.window_id,)).fetchone()
+    bit = AXIS_BITS[axis[0]] if axis else 0
+    connection.execute(
+        "UPDATE study SET axes = axes | ?1 WHERE axes & ?1 = 0 AND id IN (SELECT study_id FROM sighting WHERE window_id = ?2 AND outside = 0)",
+        (bit, answered.window_id),
+    )
     said = f"The PACS answered with {outside} studies that do not fit the question; they are taken as found." if outside else None
     connection.execute(
         "UPDATE window SET state = ?, row_count = ?, study_count = ?, outside_count = ?, answered_at = ?, error = NULL, detail = NULL, "
