@@ -129,7 +129,9 @@ class Migration:
     def _round(self, pipeline: Pipeline, only_enumerate: bool, watch: Watch | None) -> None:
         """Sweeps until nothing new is found. While watching, a PACS or store that was there and is gone only ends the round."""
         durable = self.config.receiver.ack == "durable"
-        self._source = open_source(self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable))
+        self._source = open_source(
+            self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable), self.queue.habits()
+        )
         ended_by: PacsMigrateError | None = None
         if not only_enumerate:
             self._source.open()

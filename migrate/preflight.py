@@ -10,10 +10,13 @@ from typing import Literal
 
 from migrate.config import Config
 from migrate.destinations import open_destination
-from migrate.errors import DestinationError, LocalError, PacsMigrateError
+from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigrateError
+from migrate.manifest import Queue
 from migrate.manifest.file import is_locked
 from migrate.migration import check_source
-from migrate.model import Finding
+from migrate.model import Finding, HabitLearned
+from migrate.reports.habits import words
+from migrate.sources.dimse_probe import DimseProbe
 
 _EXIT_CODES = {"config": 2, "source": 20, "destination": 21, "local": 22}
 _SOUND_SQLITE = (3, 51, 3)
@@ -100,6 +103,38 @@ def source_findings(config: Config) -> list[Finding]:
         return [Finding("PACS", "fail", str(error), error.hint, "source")]
 
 
+def habit_findings(config: Config) -> list[Finding]:
+    """What a few seconds tell of the PACS's habits, and what is on record of them from `probe` and from sweeps."""
+    found = {habit.name: habit for habit in DimseProbe(config.source, config.receiver).quick()}
+    findings: list[Finding] = []
+    for name in ("study_root", "patient_root"):
+        if found[name].value != "unknown":
+            findings.append(Finding(name, "ok", found[name].detail, words(found[name]).effect, "source"))
+    allowed = found["associations"]
+    if allowed.value.isdigit() and int(allowed.value) <= config.source.associations:
+        findings.append(Finding("associations", "warn", allowed.detail, "Run `probe`: the run keeps to what it finds. " + words(allowed).ask, "source"))
+    elif allowed.value != "unknown":
+        findings.append(Finding("associations", "ok", allowed.detail, part="source"))
+    recorded = _recorded_habits(config)
+    if not recorded:
+        findings.append(Finding("habits", "ok", "Not asked for yet.", "`pacs-migrate probe` asks, in less than two minutes.", "source"))
+    for habit in recorded:
+        if effect := words(habit).effect:
+            findings.append(Finding(habit.name, "warn", habit.detail, effect, "source"))
+    return findings
+
+
+def _recorded_habits(config: Config) -> list[HabitLearned]:
+    try:
+        queue = Queue(config.manifest)
+    except ManifestError:
+        return []
+    try:
+        return [habit for habit in queue.learned() if habit.name not in ("study_root", "patient_root", "associations")]
+    finally:
+        queue.close()
+
+
 def check(config: Config) -> tuple[list[Finding], int]:
     """All findings, and the exit code by the first part that fails; 11 while a run is active."""
     findings = local_findings(config)
@@ -108,7 +143,10 @@ def check(config: Config) -> tuple[list[Finding], int]:
             Finding("manifest", "fail", "A run is active on this manifest.", "Wait for it, or stop it.", "local")
         )
         return findings, 11
-    findings += source_findings(config) + destination_findings(config)
+    source = source_findings(config)
+    if not any(finding.level == "fail" and finding.name in ("PACS", "receiver") for finding in source):
+        source += habit_findings(config)
+    findings += source + destination_findings(config)
     failed = [finding.part for finding in findings if finding.level == "fail"]
     codes = [_EXIT_CODES[part] for part in ("config", "source", "destination", "local") if part in failed]
     return findings, codes[0] if codes else 0

@@ -11,6 +11,7 @@ from migrate.manifest.file import now_ms, open_reader
 from migrate.manifest.windows import window_of
 from migrate.model import (
     Fixity,
+    HabitLearned,
     InstanceRef,
     InstanceState,
     Item,
@@ -68,6 +69,10 @@ class Queue:
     def habits(self) -> dict[str, str]:
         """What is known of the PACS's habits: values by name."""
         return dict(self.connection.execute("SELECT name, value FROM habit"))
+
+    def learned(self) -> list[HabitLearned]:
+        """The same, with what is said of them."""
+        return [HabitLearned(*row) for row in self.connection.execute("SELECT name, value, detail FROM habit ORDER BY name")]
 
     def found_in(self, sweep: int) -> int:
         """How many studies this sweep was the first to show."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -36,6 +36,9 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-def open_source(config: Config, staging: Staging, deliver: Callable[[Received], Future[None] | None]) -> Source:
-    """The source that the configuration names."""
-    return DimseMove(config.source, config.receiver, staging, deliver)
+def open_source(
+    config: Config, staging: Staging, deliver: Callable[[Received], Future[None] | None], habits: Mapping[str, str] | None = None
+) -> Source:
+    """The source that the configuration names. Of its known `habits`, the number of associations that it allows is kept to."""
+    allowed = (habits or {}).get("associations", "")
+    return DimseMove(config.source, config.receiver, staging, deliver, max(int(allowed), 1) if allowed.isdigit() else None)

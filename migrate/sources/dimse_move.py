@@ -7,14 +7,14 @@ import datetime
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import MAX_SOPS, FindSession, MoveResult, Peer, echo, move
-from migrate.errors import NothingSent, PacsMigrateError, QueryFailed, QueryRefused, SourceError, SourceUnreachable
+from migrate.errors import NothingSent, PacsMigrateError, QueryFailed, QueryRefused, SourceError, SourceStalled, SourceUnreachable
 from migrate.model import (
     Finding,
     Received,
@@ -64,8 +64,11 @@ class DimseMove:
         receiver: ReceiverConfig,
         staging: Staging,
         deliver: Callable[[Received], Future[None] | None],
+        associations: int | None = None,
     ) -> None:
+        """`associations`: no more are opened to the PACS at once, C-FINDs and C-MOVEs together; None: as many as there is work for."""
         self.settings = settings
+        self._places = None if associations is None else threading.BoundedSemaphore(associations)
         self._arrivals = _Arrivals()
         self._deliver = deliver
         self._staging = staging
@@ -105,10 +108,27 @@ class DimseMove:
         self._arrivals.add(received)
         return answer
 
+    @contextlib.contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the associations that the PACS allows. Raises SourceStalled when the run is being stopped."""
+        while self._places is not None and not self._places.acquire(timeout=0.2):
+            if self._stopped.is_set():
+                raise SourceStalled("The run is being stopped.")
+        try:
+            yield
+        finally:
+            if self._places is not None:
+                self._places.release()
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[FindSession]:
+        with self.place(), FindSession(self._peer) as session:
+            yield session
+
     # -- questions
-    def studies(self, window: Window) -> Iterator[StudyFound]:
+    def studies(self, window: Window) -> Generator[StudyFound]:
         keys, trouble = study_rows.keys(window), ""
-        with FindSession(self._peer) as session:
+        with self._asking() as session:
             questions = [keys]
             if self._patients.insists(session):
                 listed, prefix = self._patients.for_question(session, window), window.patient or ""
@@ -127,7 +147,7 @@ class DimseMove:
             yield replace(study, outside=not study_rows.fits(window, row, study), query=query)
 
     def instances(self, study: StudyRef) -> StudyPlanned:
-        with FindSession(self._peer) as session:
+        with self._asking() as session:
             if not self._patients.insists(session):
                 return self._instances(session, study, {})
             plan = StudyPlanned(study, ())
@@ -159,7 +179,7 @@ class DimseMove:
         known = self._patients.remembered(study.study)
         if known is not None or self._patients.known_to_insist is False:
             return known
-        with FindSession(self._peer) as session:
+        with self._asking() as session:
             return self._patients.of(session, study.study) if self._patients.insists(session) else None
 
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
@@ -229,14 +249,16 @@ class DimseMove:
 
     def _sample(self) -> StudyPlanned | None:
         """A study with images, from the newest months back; the first rows are enough."""
-        with FindSession(self._peer) as session:
+        with self._asking() as session:
             if self._patients.insists(session):
                 return self._sample_of_patients(session)
         today = datetime.date.today()
         windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
         for window in [*windows, Window(None, None, "all")]:
             with contextlib.suppress(QueryFailed):
-                for _, row in zip(range(5), self.studies(window), strict=False):
+                with contextlib.closing(self.studies(window)) as found:
+                    rows = [row for _, row in zip(range(5), found, strict=False)]
+                for row in rows:
                     plan = self.instances(row.study)
                     if any(series.sops for series in plan.series):
                         return plan
@@ -308,16 +330,18 @@ class _Attempt:
 
     def ask(self, series: str | None = None, sops: tuple[str, ...] = ()) -> None:
         """One C-MOVE and its late stores. Raises SourceError."""
-        self._asked = time.monotonic()
-        result = move(
-            self._source._peer,
-            self._source._title,
-            study=self.study.study,
-            series=series,
-            sops=sops,
-            patient=self._source.patient_of(self.study),
-            should_stop=self._too_long,
-        )
+        patient = self._source.patient_of(self.study)
+        with self._source.place():
+            self._asked = time.monotonic()
+            result = move(
+                self._source._peer,
+                self._source._title,
+                study=self.study.study,
+                series=series,
+                sops=sops,
+                patient=patient,
+                should_stop=self._too_long,
+            )
         self.status = result.status
         self._results.append(result)
         self.settle()

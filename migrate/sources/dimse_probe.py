@@ -249,6 +249,8 @@ class DimseProbe(Asking):
             other = next(code for code in ("CT", "MR", "US", "CR", "MG", "XA", "NM", "PT") if code not in mine)
             self._key(MODALITIES, study, near | {MODALITIES: mine[0]}, near | {MODALITIES: other},
                       lambda row: other in _values(row.get(MODALITIES, "")))  # fmt: skip
+        elif not any(row.get(MODALITIES) for row in self._seen.values()):
+            self._learn("ignores_modality", "unknown", "The PACS gives no ModalitiesInStudy.")
         for tag in (PATIENT, ACCESSION):
             value = study.get(tag, "")
             if not value or not value.isascii() or set(value) & set("*?\\") or tag in self._base:

@@ -18,7 +18,7 @@ from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.sources.dimse_probe import DimseProbe
 from migrate.sources.probe_asking import NAMES, TOTAL_S
 from tests.dicom_peers import dcmqrscp, free_port, orthanc
-from tests.integration.test_migration import TOML, command, practice
+from tests.integration.test_migration import TOML, command, data_sets, practice, truth
 from tests.integration.test_real_peers import archive_files
 
 HONEST = {
@@ -191,3 +191,30 @@ def test_dcmqrscp(tmp_path: Path) -> None:
         values = probe(tmp_path)
     assert values["study_root"].startswith("FIND MOVE")
     assert (values["ignores_date"], values["day_range"], values["open_range"]) == ("no", "yes", "yes")
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_run_keeps_to_the_associations_that_are_allowed(tmp_path: Path, limit: int) -> None:
+    """Once the limit is on record no association is rejected any more, and everything arrives; `check` says what is known."""
+    with practice(tmp_path, f"association-limit={limit}", studies=30) as archive:
+        assert probe(tmp_path)["associations"] == str(limit)
+        checked = json.loads(command(tmp_path, "check", "--json").stdout)["findings"]
+        done = command(tmp_path, "run", "-v")
+    assert [finding["level"] for finding in checked if finding["name"] == "associations"] == ["warn"]
+    assert done.returncode == 0, done.stderr
+    assert "Trying again" not in done.stderr
+    assert data_sets(tmp_path) == truth(archive)
+
+
+def test_check_tells_the_recorded_habits_and_stays_quick(tmp_path: Path) -> None:
+    """Before a probe it is named as the thing to do; afterwards, habits with consequences are told, and nothing fails by them."""
+    with practice(tmp_path, "ignore-time", studies=30):
+        first = command(tmp_path, "check", "--json")
+        probe(tmp_path)
+        began = time.monotonic()
+        second = command(tmp_path, "check", "--json")
+        took_s = time.monotonic() - began
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + second.stdout
+    assert any(finding["name"] == "habits" and "probe" in finding["hint"] for finding in json.loads(first.stdout)["findings"])
+    assert any(finding["name"] == "ignores_time" and finding["level"] == "warn" for finding in json.loads(second.stdout)["findings"])
+    assert took_s < 20
