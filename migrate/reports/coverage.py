@@ -28,8 +28,11 @@ class Swept(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Day:
+    """`confirmed`: each of its studies, or that it has none, was shown by two kinds of questions or more, whatever it was cut into."""
+
     studies: int
     swept: Swept
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ def coverage(connection: sqlite3.Connection) -> Coverage:
         days = (years if year in of_found else empty)[year] = []
         for number, swept in enumerate(by_date[year]):
             count, hidden, several = found.get(first + datetime.timedelta(number), (0, 0, 0))
-            days.append(Day(count, _judged(swept, bool(count), bool(hidden), bool(several), other_axis)))
+            confirmed = bool(several) if count else other_axis and swept is not None
+            days.append(Day(count, _judged(swept, bool(hidden), confirmed, other_axis), confirmed))
     return Coverage(years, empty, undated)
 
 
@@ -130,13 +134,12 @@ def _of_window(state: int, is_part: int, odd: int, blocks: int, cut: int, answer
     return Swept.SPLIT if cut or is_part else Swept.ONE_AXIS
 
 
-def _judged(swept: Swept | None, any_study: bool, hidden: bool, several: bool, other_axis: bool) -> Swept:
+def _judged(swept: Swept | None, hidden: bool, confirmed: bool, other_axis: bool) -> Swept:
     if swept is None and not other_axis:
         return Swept.NOT_SWEPT
     if hidden and swept is not None and swept != Swept.NOT_SWEPT:
         return Swept.SUSPICIOUS
     if swept in (None, Swept.ONE_AXIS):
-        confirmed = several if any_study else other_axis and swept is not None
         return Swept.SEVERAL_AXES if confirmed else Swept.ONE_AXIS
     return swept
 

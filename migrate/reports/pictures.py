@@ -55,8 +55,9 @@ class Cell:
 def _cell(date: datetime.date, day: Day, limits: list[int], missing: set[datetime.date]) -> Cell:
     level = sum(day.studies > limit for limit in limits) + 1 if day.studies else 0
     studies = f"{day.studies:,} {'study' if day.studies == 1 else 'studies'}" if day.studies else "no studies"
+    ways = " and in two ways" if day.swept == Swept.SPLIT and day.confirmed else ""
     gap = ", gap" if date in missing else ""
-    return Cell(f"{_LETTERS[day.swept]}{level}" + (" g" if gap else ""), f"{date:%a} {date}: {studies}, {WORDS[day.swept]}{gap}")
+    return Cell(f"{_LETTERS[day.swept]}{level}" + (" g" if gap else ""), f"{date:%a} {date}: {studies}, {WORDS[day.swept]}{ways}{gap}")
 
 
 def _days(gap: Gap) -> list[datetime.date]:

@@ -13,6 +13,7 @@ from migrate.manifest.file import open_reader
 from migrate.model import StudyFound, StudyRef, Window, WindowAnswered, WindowFailed, WindowJudged
 from migrate.reports import coverage, coverage_text
 from migrate.reports.coverage import Coverage, Day, Swept, gaps
+from migrate.reports.pictures import calendar
 from tests.filled import answered, asked, fresh_manifest, in_browser, read, swept, written
 
 DAY = datetime.date
@@ -82,6 +83,21 @@ def test_parts_of_a_refused_window_are_split(manifest: Manifest) -> None:
     assert day(manifest, 12, 31)[1] == Swept.SUSPICIOUS
     manifest.commit([WindowJudged(second, "asked in parts by time and modality, which show the same.")])
     assert day(manifest, 12, 31)[1] == Swept.SPLIT
+
+
+def test_a_split_day_tells_whether_another_way_confirms_it(manifest: Manifest) -> None:
+    """Where the PACS caps or refuses nearly everything is split; the tip of a square still tells what was shown in two ways."""
+    year, no_key = asked(manifest, 1, YEAR, NO_KEY)
+    refused(manifest, year)
+    first, second = asked(manifest, 1, Window("20200101", "20200630"), Window("20200701", "20201231"), parent=year, by="date", replaces=True)
+    answered(manifest, first, ("1.1", "20200505"), ("1.2", "20200506"))
+    answered(manifest, second)
+    answered(manifest, no_key, ("1.1", "20200505"))
+    (row,) = calendar(covered(manifest))["rows"]
+    titles = {cell.title for cell in row["cells"]}
+    assert "Tue 2020-05-05: 1 study, asked in parts and in two ways" in titles
+    assert "Wed 2020-05-06: 1 study, asked in parts" in titles
+    assert "Thu 2020-05-07: no studies, asked in parts and in two ways" in titles
 
 
 def test_an_odd_answer_makes_its_days_suspicious(manifest: Manifest) -> None:
