@@ -21,7 +21,7 @@ from migrate.staging import Staging
 
 def recorded(habits: list[HabitLearned]) -> list[HabitLearned]:
     """What goes on record: nothing unknown, and a cap only as the number that sweeps reckon with."""
-    return [habit for habit in habits if habit.value != "unknown" and (habit.name != "cap" or habit.value.isdigit())]
+    return [habit for habit in habits if habit.value != "unknown" and (not habit.name.startswith("cap") or habit.value.isdigit())]
 
 
 def ask_habits(config: Config) -> list[HabitLearned]:
@@ -55,7 +55,10 @@ def probe(config_path: Path, as_json: bool, out: Path | None) -> int:
         raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.", hint="Name another one with --out.") from error
     habits = ask_habits(config)
     page = folder / "probe.md"
-    page.write_text(habits_page(habits, config.source_identity, time.strftime("%Y-%m-%d", time.gmtime())), encoding="utf-8")
+    try:
+        page.write_text(habits_page(habits, config.source_identity, time.strftime("%Y-%m-%d", time.gmtime())), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{page} cannot be written: {error.strerror}.", hint="Name another folder with --out.") from error
     if as_json:
         shown = [{"name": habit.name, "value": habit.value, "detail": habit.detail, "effect": words(habit).effect} for habit in habits]
         click.echo(json.dumps({"habits": shown, "questions": questions(habits)}, indent=1))

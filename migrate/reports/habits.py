@@ -69,6 +69,9 @@ _ANY: dict[str, Words] = {
         "Every answer with so many rows is cut into parts until each has fewer.",
         "At how many rows are C-FIND answers cut off, and can the limit be lifted for our AE title?",
     ),
+    "cap_patients": Words(
+        "Lists of patients are cut by prefixes of PatientID.", "At how many rows are lists of patients cut off, and can the limit be lifted for our AE title?"
+    ),
     "associations": Words("No more are opened at once.", "How many associations may we open at once, and can there be more at night?"),
 }
 """For habits whose value is a number."""

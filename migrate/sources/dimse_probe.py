@@ -164,10 +164,10 @@ class DimseProbe(Asking):
             more |= {row[PATIENT] for row in answer.rows} - set(ids)
             believed = believed and answer.whole and len(answer.rows) < len(ids)
         self._learn("ignores_patient_id", "no", "PatientID with a wildcard is matched.")
-        if more and count:
-            self._learn("cap", str(count), f"The PACS caps its answers: {count} patients for a question without a key, and its parts show more.")
+        if more and count:  # of PATIENT rows: nothing is known by that of STUDY rows
+            self._learn("cap_patients", str(count), f"Lists of patients are capped: {count} rows, and the parts of such a list show more.")
         elif count and believed:
-            self._learn("cap", "none", f"None up to {count} rows: all patients are no more than their parts.")
+            self._learn("cap_patients", "none", f"None up to {count} rows: a list of all patients shows what its parts show.")
 
     def _narrower(self) -> None:
         """Years, then months, then days, the newest first, until one shows a few studies."""
@@ -192,7 +192,7 @@ class DimseProbe(Asking):
             self._learn("cap", known, f"Sweeps have found that answers are capped at {known} rows.")
             return
         dates = sorted(row[DATE] for row in self._seen.values() if _is_day(row.get(DATE, "")))
-        if not dates or "cap" in self._habits:
+        if not dates:
             return
         if self._baseline.whole:
             middle = dates[len(dates) // 2]
@@ -213,11 +213,11 @@ class DimseProbe(Asking):
         shown = {row.get(STUDY) for row in whole.rows}
         answers = [self._ask("STUDY", {DATE: part}, most=ROWS) for part in parts]
         rows = [row for answer in answers for row in answer.rows if row.get(DATE)]
-        count = len(whole.rows)
+        count = len(shown)  # rows may repeat; and a cap that is taken for too low only costs questions
         if not {row.get(STUDY) for row in rows} <= shown:
             again = self._ask("STUDY", keys, most=ROWS)
             more = {row.get(STUDY) for row in rows} - shown - {row.get(STUDY) for row in again.rows}
-            if more and again.whole and len(again.rows) == count:
+            if more and again.whole and len({row.get(STUDY) for row in again.rows}) == count:
                 self._learn("cap", str(count), f"The PACS caps its answers: {count} rows for a question {what}, and its parts show more.")
         elif count and all(answer.whole and len(answer.rows) < count for answer in answers):
             self._learn("cap", "none", f"None up to {count} rows: a question {what} shows what its parts show.")

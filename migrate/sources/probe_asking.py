@@ -23,7 +23,7 @@ IGNORES = {DATE: "ignores_date", TIME: "ignores_time", MODALITIES: "ignores_moda
            ACCESSION: "ignores_accession"}  # fmt: skip
 
 NAMES: tuple[str, ...] = (
-    "study_root", "patient_root", "insists_on_patient_id", "relational", "associations", "keyless", "cap", *IGNORES.values(),
+    "study_root", "patient_root", "insists_on_patient_id", "relational", "associations", "keyless", "cap", "cap_patients", *IGNORES.values(),
     "day_range", "open_range", "undated", "counters", "breaks_off", "unreadable_rows", "padded_uids", "ff01", "cancel", "same_uids",
     "same_bytes", "transfer_syntaxes", "move_originator",
 )  # fmt: skip

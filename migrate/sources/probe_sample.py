@@ -99,12 +99,12 @@ class Sample:
         yield HabitLearned("move_originator", "yes" if named else "no",
                     "The C-STOREs name the C-MOVE they belong to." if named else "C-STOREs do not name the C-MOVE they belong to.")  # fmt: skip
         both = first.received.keys() & second.received.keys()
-        asked = set(sample)
-        strange = (first.received.keys() | second.received.keys()) - asked
-        if strange:
+        came, asked = first.received.keys() | second.received.keys(), set(sample)
+        if came - asked and asked - came:
             yield HabitLearned("same_uids", "no", "Images come under other UIDs than they were asked for by.")
-        elif both:
-            yield HabitLearned("same_uids", "yes", f"{len(both)} images came under the same UIDs twice.")
+        elif both & asked:
+            more = " More came than was asked for." if came - asked else ""
+            yield HabitLearned("same_uids", "yes", f"{len(both & asked)} images came under the same UIDs twice.{more}")
         if not both:
             return
         differing = [ref for ref in both if first.received[ref].rolled.dataset_sha256 != second.received[ref].rolled.dataset_sha256]
