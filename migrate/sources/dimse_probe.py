@@ -198,8 +198,9 @@ class DimseProbe(Asking):
             middle = dates[len(dates) // 2]
             parts = [f"-{_next_day(middle, -1)}", f"{middle}-"]
             self._compare({}, self._baseline, parts, "without a key")
-        elif self._baseline.cut and self._baseline.rows:
-            self._learn("cap", "none", f"None was met; {len(self._baseline.rows)} rows came before we stopped the PACS.")
+        elif self._baseline.cut:  # at our limit of rows, or of time
+            if len(self._baseline.rows) >= FEW:
+                self._learn("cap", "none", f"None was met; {len(self._baseline.rows)} rows came before we stopped the PACS.")
         else:
             year, _ = Counter(day[:4] for day in dates).most_common(1)[0]
             key = f"{year}0101-{year}1231"

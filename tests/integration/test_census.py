@@ -22,7 +22,7 @@ from tests.sweeps import Swept, configure, sweep, sweep_with
 
 # Those that come late in the list are about retrieval; slow answers only cost time.
 HABITS = [name for name in list(FAULTS)[: list(FAULTS).index("move-unknown")] if name != "slow-answers"]
-HIDING = {"refuse-wide", "patient-root-only", "undecodable-row-always", "truncated-row-always"}
+HIDING = {"refuse-wide", "undecodable-row-always", "truncated-row-always"}
 
 
 def uids(archive: Archive) -> set[str]:
