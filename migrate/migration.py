@@ -30,6 +30,7 @@ from migrate.model import (
     StudyRef,
     Wanted,
     Window,
+    WindowsDropped,
     WindowsPlanned,
     WindowState,
 )
@@ -201,6 +202,9 @@ class Migration:
     def _enumerate_stage(self, sweep: int, select: census.Select) -> Stage:
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, Any]]:
             windows = self.queue.windows_to_ask(sweep, limit + len(busy))
+            if any(window.axis == "date" for _, window, _ in windows) and not busy and self.queue.ignores_date(sweep):
+                yield "drop", ("judge", [WindowsDropped(sweep)])
+                return
             for window_id, window, attempts in windows:
                 yield window_id, ("ask", window_id, window, attempts)
             if windows or busy or self._judged == sweep:

@@ -249,7 +249,7 @@ class StudyFound:
     outside: bool = False
     excluded: str | None = None
     later: bool = False
-    query: int = 0
+    query: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +265,13 @@ class WindowsPlanned:
     by: PartBy | None = None
     purpose: Literal["cover", "check", "again", "look"] = "cover"
     replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WindowsDropped:
+    """Questions by date that are planned but not asked: the PACS ignores the date, and has answered them already."""
+
+    sweep: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,6 +429,7 @@ class Noted:
 Outcome = (
     StudyFound
     | WindowsPlanned
+    | WindowsDropped
     | WindowAsked
     | WindowJudged
     | HabitLearned

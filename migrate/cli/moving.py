@@ -22,7 +22,7 @@ from migrate.reports import status_text
 
 def run_migration(config: Config) -> int:
     """The whole job with progress; 0 if it is complete, else 3."""
-    with Migration(config, "run") as migration, Progress() as progress:
+    with Migration(config, "run") as migration, Progress(status_of(migration.queue.connection)) as progress:
         migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
         migration.run()
         migration.exit_code = 0 if status_of(migration.queue.connection)["complete"] else 3
@@ -49,7 +49,7 @@ def run(config_path: Path, as_json: bool, watching: bool, every_min: float | Non
 
 def watch_pacs(config: Config, every_s: float) -> NoReturn:
     """Rounds of the whole job until a signal or an error that waiting cannot mend; each round is told on stderr."""
-    with Migration(config, "run") as migration, Progress() as progress:
+    with Migration(config, "run") as migration, Progress(status_of(migration.queue.connection)) as progress:
 
         def after_round(error: PacsMigrateError | None) -> int:
             document = status_of(migration.queue.connection)

@@ -57,6 +57,14 @@ class Queue:
         )
         return [(row["id"], window_of(row), row["attempts"]) for row in rows]
 
+    def ignores_date(self, sweep: int) -> bool:
+        """Whether question after question by date has shown other dates: the rest of them would show the same."""
+        outside, inside, windows = self.connection.execute(
+            "SELECT total(outside_count), total(study_count - outside_count), total(outside_count > 0) FROM window "
+            "WHERE sweep = ? AND axis = 'date' AND state = 1", (sweep,)
+        ).fetchone()  # fmt: skip
+        return bool(windows >= 3 and outside > 2 * inside)
+
     def shown_only_by(self, these: Iterable[int], others: Iterable[int]) -> int:
         """How many studies these windows showed, fitting their question, that the others did not."""
         count: int = self.connection.execute(

@@ -237,9 +237,12 @@ CREATE TRIGGER study_law BEFORE UPDATE OF state ON study WHEN OLD.state <> NEW.s
     WHERE NEW.state = 3 AND EXISTS (SELECT 1 FROM copy JOIN series ON series.id = copy.series_id
                                     WHERE series.study_id = NEW.id AND copy.state < 3);
 END;
-CREATE TRIGGER study_begins BEFORE INSERT ON study BEGIN
-  SELECT RAISE(ABORT, 'law: a study begins as found') WHERE NEW.state <> 0;
-  SELECT RAISE(ABORT, 'law: studies are never replaced') WHERE EXISTS (SELECT 1 FROM study WHERE uid = NEW.uid OR id = NEW.id);
+CREATE TRIGGER study_begins BEFORE INSERT ON study WHEN NEW.state <> 0 BEGIN
+  SELECT RAISE(ABORT, 'law: a study begins as found');
+END;
+CREATE TRIGGER study_is_new BEFORE INSERT ON study
+  WHEN EXISTS (SELECT 1 FROM study WHERE uid = NEW.uid) OR EXISTS (SELECT 1 FROM study WHERE id = NEW.id) BEGIN
+  SELECT RAISE(ABORT, 'law: studies are never replaced');
 END;
 CREATE TRIGGER study_stays BEFORE DELETE ON study BEGIN SELECT RAISE(ABORT, 'law: studies are never deleted'); END;
 CREATE TRIGGER study_is_who_it_is BEFORE UPDATE OF uid ON study BEGIN SELECT RAISE(ABORT, 'law: UIDs do not change'); END;
@@ -293,7 +296,7 @@ CREATE TRIGGER event_run_ended AFTER UPDATE OF ended_at ON run WHEN NEW.ended_at
   INSERT INTO event(run_id, kind, detail) VALUES (NEW.id, 'run ended', 'exit ' || NEW.exit_code);
 END;
 CREATE TRIGGER event_study_found AFTER INSERT ON study BEGIN
-  INSERT INTO event(run_id, kind, study_uid) VALUES ((SELECT max(id) FROM run), 'study found', NEW.uid);
+  INSERT INTO event(at, run_id, kind, study_uid) VALUES (NEW.found_at, (SELECT max(id) FROM run), 'study found', NEW.uid);
 END;
 CREATE TRIGGER event_study AFTER UPDATE OF state ON study WHEN OLD.state <> NEW.state BEGIN
   INSERT INTO event(run_id, kind, study_uid, detail) VALUES ((SELECT max(id) FROM run),

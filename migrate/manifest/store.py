@@ -39,6 +39,7 @@ from migrate.model import (
     WindowAsked,
     WindowFailed,
     WindowJudged,
+    WindowsDropped,
     WindowsPlanned,
 )
 
@@ -161,7 +162,7 @@ class Manifest:
         match outcome:
             case StudyFound():
                 studies.found(self, [outcome])
-            case WindowsPlanned() | WindowAsked() | WindowAnswered() | WindowFailed() | WindowJudged() | HabitLearned():
+            case WindowsPlanned() | WindowsDropped() | WindowAsked() | WindowAnswered() | WindowFailed() | WindowJudged() | HabitLearned():
                 windows.apply(self.connection, outcome, self.policy)
             case StudyPlanned():
                 studies.planned(self, outcome)

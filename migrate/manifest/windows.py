@@ -13,6 +13,7 @@ from migrate.model import (
     WindowAsked,
     WindowFailed,
     WindowJudged,
+    WindowsDropped,
     WindowsPlanned,
     WindowState,
 )
@@ -23,7 +24,7 @@ KEYS = ("axis", "lo", "hi", "time_lo", "time_hi", "modality", "patient", "access
 AXIS_BITS = {"date": 1, "all": 2, "patient": 4, "accession": 8, "modality": 16, "list": 32}
 """What `study.axes` adds up."""
 
-WindowFact = WindowsPlanned | WindowAsked | WindowAnswered | WindowFailed | WindowJudged | HabitLearned
+WindowFact = WindowsPlanned | WindowsDropped | WindowAsked | WindowAnswered | WindowFailed | WindowJudged | HabitLearned
 
 _SAME = " AND ".join(f"old.{key} IS window.{key}" for key in KEYS)
 _PLAN = (
@@ -38,6 +39,10 @@ def apply(connection: sqlite3.Connection, outcome: WindowFact, policy: RetryPoli
     match outcome:
         case WindowsPlanned():
             _plan(connection, outcome)
+        case WindowsDropped(sweep):
+            connection.execute(
+                "UPDATE window SET state = ? WHERE sweep = ? AND axis = 'date' AND state = 0", (int(WindowState.DROPPED), sweep)
+            )
         case WindowAsked(window_id):
             connection.execute(
                 "DELETE FROM sighting WHERE window_id = ?1 AND EXISTS (SELECT 1 FROM window WHERE id = ?1 AND state = 0)", (window_id,)

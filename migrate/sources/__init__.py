@@ -15,6 +15,9 @@ from migrate.staging import Staging
 class Source(Protocol):
     """The contract of every kind of source."""
 
+    habits: dict[str, tuple[str, str]]
+    """What was noticed of the PACS on the way: value and a sentence, by the habit's name."""
+
     def open(self) -> None:
         """Begin to listen. Raises PortInUse."""
 

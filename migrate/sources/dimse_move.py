@@ -69,6 +69,7 @@ class DimseMove:
         """`associations`: no more are opened to the PACS at once, C-FINDs and C-MOVEs together; None: as many as there is work for."""
         self.settings = settings
         self._places = None if associations is None else threading.BoundedSemaphore(associations)
+        self.habits: dict[str, tuple[str, str]] = {}
         self._arrivals = _Arrivals()
         self._deliver = deliver
         self._staging = staging
@@ -135,11 +136,13 @@ class DimseMove:
                 questions = [keys | {_PATIENT_ID: patient} for patient in listed.ids if study_rows.begins(patient, prefix)]
                 trouble = listed.trouble
             for number, question in enumerate(questions):
-                yield from self._rows(session, window, question, number)
+                yield from self._rows(session, window, question, number if self._patients.known_to_insist else None)
+            if session.saw_ff01:
+                self.habits["ff01"] = ("yes", "Rows come with FF01: some optional keys are not supported.")
         if trouble:
             raise QueryRefused(f"The PACS insists on a PatientID with every question, and {trouble}.")
 
-    def _rows(self, session: FindSession, window: Window, keys: dict[int, str], query: int) -> Iterator[StudyFound]:
+    def _rows(self, session: FindSession, window: Window, keys: dict[int, str], query: int | None) -> Iterator[StudyFound]:
         for row in session.find("STUDY", keys, study_rows.WANTED):
             study = study_rows.study_found(row)
             if self._patients.known_to_insist:

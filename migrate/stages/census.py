@@ -49,11 +49,13 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
     shown: set[str] = set()
     try:
         for study in source.studies(window):
-            if study.query not in rows:
-                shown.clear()
-            rows[study.query] += 1
-            studies[study.query] += study.study.study not in shown
-            shown.add(study.study.study)
+            query = study.query or 0
+            if study.query is not None:  # else it is one long answer, whose studies the manifest counts
+                if query not in rows:
+                    shown.clear()
+                studies[query] += study.study.study not in shown
+                shown.add(study.study.study)
+            rows[query] += 1
             chosen = select(study, window)
             if chosen is not None:
                 yield replace(chosen, window_id=window_id)
@@ -63,7 +65,8 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
         again = attempts == 0 or window.axis != "date" or not by_date(window)
         yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
     else:
-        yield WindowAnswered(window_id, max(rows.values(), default=0), max(studies.values()) if len(rows) > 1 else None)
+        yield WindowAnswered(window_id, max(rows.values(), default=0), max(studies.values(), default=None))
+        yield from (HabitLearned(name, value, detail) for name, (value, detail) in source.habits.items())
 
 
 class Sweep:
@@ -76,7 +79,7 @@ class Sweep:
         habits: Mapping[str, str],
         shown_only_by: Callable[[Iterable[int], Iterable[int]], int],
     ) -> None:
-        self.number, self.rows, self.shown_only_by = number, rows, shown_only_by
+        self.number, self.rows, self.habits, self.shown_only_by = number, rows, habits, shown_only_by
         self.cap = int(habits["cap"]) if "cap" in habits else None
         self._children: dict[tuple[int, str | None], list[Row]] = {}
         self._again: dict[int, list[Row]] = {}
@@ -186,7 +189,8 @@ def judge(sweep: Sweep) -> list[Outcome]:
     if any(row["state"] == WindowState.PLANNED for row in sweep.rows):
         return []
     for step in (
-        _cut_failed, _compare_with_keyless, _prove_top, _cut_capped, _keyless_by_other_axes, _open_ends
+        _cut_failed, _compare_with_keyless, _prove_top, _cut_capped, _keyless_by_other_axes, _open_ends,
+        _note_habits, _count_what_parts_lack,
     ):  # fmt: skip
         if outcomes := step(sweep):
             return outcomes
@@ -420,4 +424,27 @@ def _open_ends(sweep: Sweep) -> list[Outcome]:
     for row in sweep.roots():
         if row["state"] == WindowState.FAILED and (row["lo"] is None or row["hi"] is None):
             outcomes += _said(row, f"No whole answer: {row['detail']} Questions without a date cover it.", False)
+    return outcomes
+
+
+def _note_habits(sweep: Sweep) -> list[Outcome]:
+    """A PACS that ignores the date is known by it."""
+    if not sweep.ignores_date or "ignores_date" in sweep.habits:
+        return []
+    return [HabitLearned("ignores_date", "yes", "A question by StudyDate shows studies of other dates.")]
+
+
+def _count_what_parts_lack(sweep: Sweep) -> list[Outcome]:
+    """Studies that a window shows and its parts do not, since they have no value under that key, are counted by name of the key."""
+    outcomes: list[Outcome] = []
+    for row in sweep.roots():
+        if row["state"] != WindowState.ANSWERED or row["suspicion"]:
+            continue
+        for by in _NAMES:
+            leaves = sweep.leaves(row, by)
+            if len(leaves) > 1 and all(part["state"] == WindowState.ANSWERED and not part["outside_count"] for part in leaves):
+                less = sweep.shown_only_by([row["id"]], _ids(leaves))
+                if less:
+                    outcomes += _said(row, f"{less} of its studies are in none of its parts by {_NAMES[by]}; they are kept.", False)
+                    break
     return outcomes
