@@ -30,8 +30,9 @@ from migrate.staging import Staging
 
 log = logging.getLogger(__name__)
 
-_NEGOTIATE_S = 30.0
-_SPARE_THREADS = 32  # for peers that connect and have not said anything yet
+_NEGOTIATE_S = 10.0  # from the connection to the whole association request
+_MOST_NEGOTIATING = 128  # connections without an association: each has a thread and a small buffer
+_MOST_NEGOTIATING_PER_ADDRESS = 64
 
 
 @functools.lru_cache(maxsize=1024)
@@ -55,6 +56,8 @@ class Receiver:
         self._networks = [ipaddress.ip_network(text, strict=False) for text in settings.allow]
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
+        self._negotiating: dict[int, str] = {}  # the addresses of those without an association, the oldest first
+        self._admitted: dict[int, str] = {}
         self._associations: dict[int, Association] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._numbers = itertools.count(1)
@@ -105,8 +108,7 @@ class Receiver:
         for association in associations:
             association.abort()
         for sock in sockets:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            _cut(sock)
         give_up = time.monotonic() + 5.0
         for thread in list(self._threads.values()):
             if thread is not threading.current_thread():
@@ -127,17 +129,35 @@ class Receiver:
             if not self._may_connect(str(address[0])):
                 log.warning("connection from %s closed: the address is not under allow", address[0])
                 sock.close()
-            elif len(self._sockets) >= self.settings.max_associations + _SPARE_THREADS:
-                log.warning("connection from %s closed: too many are open", address[0])
-                sock.close()
             else:
-                number = next(self._numbers)
-                thread = threading.Thread(
-                    target=self._serve, args=(number, sock), name=f"receive-{number}", daemon=True
-                )
-                with self._lock:
-                    self._sockets[number], self._threads[number] = sock, thread
-                thread.start()
+                self._take(sock, str(address[0]))
+
+    def _take(self, sock: socket.socket, address: str) -> None:
+        """A thread for this connection. Where too many negotiate, the oldest gives way: a peer that means it is quick."""
+        number = next(self._numbers)
+        thread = threading.Thread(target=self._serve, args=(number, sock, address), name=f"receive-{number}", daemon=True)
+        with self._lock:
+            same = [other for other, where in self._negotiating.items() if where == address]
+            oldest = None
+            if len(same) >= _MOST_NEGOTIATING_PER_ADDRESS:
+                oldest = same[0]
+            elif len(self._negotiating) >= _MOST_NEGOTIATING:
+                oldest = next(iter(self._negotiating))
+            if oldest is not None:
+                del self._negotiating[oldest]
+                _cut(self._sockets[oldest])
+            leaving = self._threads.get(oldest) if oldest is not None else None
+            self._sockets[number], self._threads[number], self._negotiating[number] = sock, thread, address
+        if leaving is not None:
+            leaving.join(1.0)  # in a flood the threads must not come faster than they go
+        try:
+            thread.start()
+        except RuntimeError:  # the system gives us no more threads
+            log.warning("connection from %s closed: no thread can be had", address)
+            sock.close()
+            with self._lock:
+                for table in (self._sockets, self._threads, self._negotiating):
+                    table.pop(number, None)
 
     def _may_connect(self, address: str) -> bool:
         if not self._networks:
@@ -146,7 +166,7 @@ class Receiver:
         ip = getattr(ip, "ipv4_mapped", None) or ip
         return any(ip in network for network in self._networks)
 
-    def _serve(self, number: int, sock: socket.socket) -> None:
+    def _serve(self, number: int, sock: socket.socket, address: str) -> None:
         association: Association | None = None
         session: Session | None = None
         ending = "released"
@@ -154,7 +174,7 @@ class Receiver:
             association = Association.accept(
                 sock,
                 choose=self._choose,
-                admit=self._admit,
+                admit=functools.partial(self._admit, number, address),
                 max_pdu=self.settings.max_pdu,
                 negotiate_s=_NEGOTIATE_S,
                 timeout_s=self.settings.idle_s,
@@ -177,19 +197,25 @@ class Receiver:
                 self._ended_at = max(self._ended_at, association.last_byte_at)
             sock.close()
             with self._lock:
+                self._negotiating.pop(number, None)
+                self._admitted.pop(number, None)
                 self._associations.pop(number, None)
                 self._sockets.pop(number, None)
                 self._threads.pop(number, None)
             stored = session.stored if session else 0
             log.info("association %d ended: %s; %d data sets received", number, ending, stored)
 
-    def _admit(self, request: AssociateRequest) -> Rejected | None:
+    def _admit(self, number: int, address: str, request: AssociateRequest) -> Rejected | None:
         if not self._accepting or self._closing.is_set():
             return Rejected(2, 3, 1)
         if self.settings.allow_ae and request.calling not in self.settings.allow_ae:
             return Rejected(1, 1, 3)
-        if len(self._associations) >= self.settings.max_associations:
-            return Rejected(2, 3, 2)
+        with self._lock:
+            here = sum(where == address for where in self._admitted.values())
+            if len(self._admitted) >= self.settings.max_associations or here >= self.settings.max_per_address:
+                return Rejected(2, 3, 2)
+            self._negotiating.pop(number, None)
+            self._admitted[number] = address
         return None
 
     def _choose(self, offer: ProposedContext) -> str | None:
@@ -199,3 +225,9 @@ class Receiver:
             if syntax in offer.transfer_syntaxes:
                 return syntax
         return next((syntax for syntax in offer.transfer_syntaxes if is_uid(syntax)), None)
+
+
+def _cut(sock: socket.socket) -> None:
+    """End a connection that another thread reads from: that thread notices, and closes it."""
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not that of a TLS socket, which would go on in clear text

@@ -44,6 +44,7 @@ class ReceiverSettings:
     ack: Literal["received", "durable"] = "received"
     idle_s: float = 600.0
     max_associations: int = 64
+    max_per_address: int = 48
     transfer_syntax_order: tuple[str, ...] = ()
 
 

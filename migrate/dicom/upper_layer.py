@@ -31,7 +31,7 @@ __all__ = [
     "UpperLayerError",
 ]
 
-MAX_NEGOTIATION_BYTES = 1 << 20
+MAX_NEGOTIATION_BYTES = 1 << 18  # 128 contexts with 40 transfer syntaxes each need no more
 MAX_PDU_BYTES = 64 << 20
 _SEND_BYTES = 1 << 18
 _DEFAULT_PDU = 131072
