@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -136,14 +137,28 @@ def _await_storing(server: S3Server, process: subprocess.Popen[bytes], log: Path
 
 
 Answer = tuple[int, bytes]
-Meddle = Callable[[str, str, int], Answer | Literal["lose", "hang"] | None]
+Passed = tuple[int, list[tuple[str, str]], bytes]
+Deed = Answer | Literal["lose", "hang", "reset", "drop"] | Callable[[Passed], Passed]
+Meddle = Callable[[str, str, int], Deed | None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that came to a meddling store."""
+
+    method: str
+    path: str
+    query: str
+    create_only: bool
 
 
 @contextmanager
-def meddling(meddle: Meddle, server: S3Server | None = None) -> Iterator[S3Server]:
+def meddling(meddle: Meddle, server: S3Server | None = None, asked: list[Asked] | None = None) -> Iterator[S3Server]:
     """A store with bad manners: asks `meddle(method, path, nth request like this)` what to do with each request.
 
-    It answers by itself, passes the request on to `server` and loses the answer, never answers, or (None) passes on.
+    It answers by itself, passes the request on to `server` and loses the answer, never answers, resets the connection
+    before it has read the body, drops the request once it has, changes the server's answer, or (None) passes on.
+    `asked` takes down every request.
     """
     counts: Counter[tuple[str, str]] = Counter()
     lock, ended = threading.Lock(), threading.Event()
@@ -152,23 +167,29 @@ def meddling(meddle: Meddle, server: S3Server | None = None) -> Iterator[S3Serve
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            path = self.path.partition("?")[0]
+            path, _, query = self.path.partition("?")
             with lock:
                 counts[self.command, path] += 1
                 count = counts[self.command, path]
+                if asked is not None:
+                    asked.append(Asked(self.command, path, query, "If-None-Match" in self.headers))
             what = meddle(self.command, path, count)
+            if what == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if what == "hang":
                 ended.wait()
             elif isinstance(what, tuple):
                 self.answer(what[0], [], what[1])
-            else:
-                status, headers, content = self.passed_on(body)
+            elif what != "drop":
+                passed = self.passed_on(body)
                 if what != "lose":
-                    self.answer(status, headers, content)
-            self.close_connection = self.close_connection or what in ("lose", "hang")
+                    self.answer(*(what(passed) if callable(what) else passed))
+            self.close_connection = self.close_connection or what in ("lose", "hang", "drop")
 
-        def passed_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        def passed_on(self, body: bytes) -> Passed:
             assert server is not None
             upstream = http.client.HTTPConnection(server.endpoint_url.removeprefix("http://"))
             try:

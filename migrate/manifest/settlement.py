@@ -87,8 +87,8 @@ def _step(manifest: Manifest, study_id: int) -> bool:
             )  # fmt: skip
             target = _S.PARKED
         elif manifest.asks_again and not confirmed:
-            if stage is None:
-                manifest.execute("UPDATE study SET stage = 'confirm' WHERE id = ?", study_id)
+            if stage != "confirm":  # an upload or a proof may have failed on the way; it is behind us
+                manifest.execute("UPDATE study SET stage = 'confirm', attempts = 0, not_before = 0 WHERE id = ?", study_id)
         else:
             manifest.execute(
                 "UPDATE study SET error = CASE WHEN error = 'EmptyAtSource' THEN error END, detail = NULL WHERE id = ?",
