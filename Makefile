@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench power-cuts clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -29,6 +29,9 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.find
 	$(BIN)/python -m benchmarks.receive
 	$(BIN)/python -m benchmarks.upload
+
+power-cuts: $(VENV)/installed
+	POWER_CUTS=$${POWER_CUTS:-50000} $(BIN)/python -m pytest -s tests/fault/test_power_cuts.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
