@@ -8,7 +8,9 @@ import getpass
 import hashlib
 import ipaddress
 import math
+import os
 import re
+import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +48,17 @@ DestinationSettings = FolderSettings | S3Settings
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """`pin`: SHA-256 in hex of the peer's certificate or of its public key (SubjectPublicKeyInfo)."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    pin: str | None = None
+    verify_hostname: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSettings:
     host: str
     port: int
@@ -57,6 +70,8 @@ class SourceSettings:
     attempt_s: float = 21600.0
     settle_s: float = 5.0
     modalities: tuple[str, ...] = ()  # only studies with one of these; empty: all
+    tls: TlsSettings | None = None
+    allow_cleartext: bool = False
 
     @property
     def bounded(self) -> bool:
@@ -74,6 +89,7 @@ class ReceiverConfig:
     max_pdu: int = 131072
     ack: str = "received"
     transfer_syntaxes: tuple[str, ...] = ()
+    tls: TlsSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +251,9 @@ def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | Non
     max_gib = migration.take("staging_max_gib", (int, float), fits=lambda n: n > 0, must=_POSITIVE)
     operator = migration.take("operator", str, None, fits=lambda t: bool(t.strip()), must="a name") or _login()
     migration.done()
-    source, receiver = _source(data, mistakes), _receiver(data, mistakes)
+    source, receiver = _source(base, data, mistakes), _receiver(base, data, mistakes)
+    if source is not None:
+        _clear_text(source, receiver, mistakes)
     destination, workers = _destination(base, data, mistakes)
     retry = _retry(data, mistakes)
     if mistakes or source is None or destination is None:
@@ -248,7 +266,68 @@ def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | Non
     )  # fmt: skip
 
 
-def _source(data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
+def _tls(base: Path, owner: _Table, mistakes: list[str]) -> TlsSettings | None:
+    """The table `[source.tls]` or `[receiver.tls]`, whose files must be there; None without it."""
+    if "tls" not in owner.data:
+        return None
+    table = _Table(f"{owner.name}.tls", owner.data.pop("tls"), mistakes)
+    files: dict[str, Path | None] = {}
+    for key in ("ca", "cert", "key"):
+        name = table.take(key, str)
+        files[key] = path = base / name if name else None
+        if path is None:
+            continue
+        if not os.access(path, os.R_OK) or not path.is_file():
+            table.wrong(key, "is no file that can be read")
+        elif key == "key" and os.name == "posix" and path.stat().st_mode & 0o077:
+            table.wrong(key, "can be read by others, who could then pass for us: chmod 600")
+    pin = table.take("pin", str, None, fits=lambda t: re.fullmatch("[0-9a-f]{64}", _bare(t)) is not None,
+                     must="the SHA-256 of a certificate or of its public key: 64 hexadecimal digits")  # fmt: skip
+    verify = table.take("verify_hostname", bool, pin is None and owner.name == "source")
+    table.done()
+    if bool(files["cert"]) != bool(files["key"]):
+        table.wrong("cert", "and key belong together")
+    if owner.name == "receiver":
+        for key in ("ca", "cert"):
+            if files[key] is None:
+                table.wrong(key, "is missing: the PACS and we show each other a certificate")
+        if verify:
+            table.wrong("verify_hostname", "is for [source.tls]; name the PACS's certificate with pin")
+    elif files["ca"] is None and pin is None:
+        table.wrong("ca", "is missing (or a pin): without one anybody could pass for the PACS")
+    elif files["ca"] is None and verify:
+        table.wrong("verify_hostname", "needs ca")
+    elif not verify and pin is None:
+        table.wrong("verify_hostname", "may be false only with a pin: else every certificate of this CA would pass for the PACS")
+    return TlsSettings(files["ca"], files["cert"], files["key"], _bare(pin) if pin else None, verify)
+
+
+def _bare(digest: str) -> str:
+    return digest.replace(":", "").lower()
+
+
+def clear_text(source: SourceSettings, receiver: ReceiverConfig) -> list[str]:
+    """Which links to the PACS are not encrypted: questions, images."""
+    return [what for what, tls in (("questions", source.tls), ("images", receiver.tls)) if tls is None]
+
+
+def _clear_text(source: SourceSettings, receiver: ReceiverConfig, mistakes: list[str]) -> None:
+    """Plain DICOM outside one's own network is a mistake unless it is said to be meant."""
+    open_links = clear_text(source, receiver)
+    if not open_links or source.allow_cleartext:
+        return
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(source.host, None)}
+    except (OSError, UnicodeError):
+        return  # nobody can be reached under this name
+    if not all(ip.is_private or ip.is_loopback or ip.is_link_local for ip in map(ipaddress.ip_address, (f.partition("%")[0] for f in found))):
+        mistakes.append(
+            f"[source] host is a public address, and {' and '.join(open_links)} would cross the open network in clear text, with "
+            "patients' names; set up [source.tls] and [receiver.tls], or allow_cleartext = true if a tunnel encrypts the link"
+        )
+
+
+def _source(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
     table = _Table("source", data.get("source"), mistakes)
     table.take("kind", str, "dimse-move", fits=lambda k: k == "dimse-move", must='"dimse-move"')
     host = table.take("host", str, required=True, fits=lambda t: bool(t.strip()), must="the PACS's address")
@@ -264,6 +343,8 @@ def _source(data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
         "attempt_s": float(table.take("attempt_s", (int, float), 21600, fits=lambda n: n > 0, must=_POSITIVE)),
         "settle_s": float(table.take("settle_s", (int, float), 5, fits=lambda n: n >= 0, must="0 or more")),
         "modalities": tuple(table.take("modalities", list, [], fits=_are_modalities, must='a list of modalities, such as ["CT", "MR"]')),
+        "allow_cleartext": table.take("allow_cleartext", bool, False),
+        "tls": _tls(base, table, mistakes),
     }
     table.done()
     if host is None or port is None or title is None:
@@ -272,7 +353,7 @@ def _source(data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
     return SourceSettings(host, port, title, dates[0], dates[1], **more)
 
 
-def _receiver(data: dict[str, Any], mistakes: list[str]) -> ReceiverConfig:
+def _receiver(base: Path, data: dict[str, Any], mistakes: list[str]) -> ReceiverConfig:
     table = _Table("receiver", data.get("receiver"), mistakes)
     settings = ReceiverConfig(
         ae_title=table.take("ae_title", str, "PACSMIGRATE", fits=_is_title, must=_TITLE),
@@ -285,6 +366,7 @@ def _receiver(data: dict[str, Any], mistakes: list[str]) -> ReceiverConfig:
         ack=table.take("ack", str, "received", fits=lambda t: t in ("received", "durable"), must='"received" or "durable"'),
         transfer_syntaxes=tuple(table.take("transfer_syntaxes", list, [], fits=lambda v: all(isinstance(t, str) for t in v),
                                            must="a list of transfer syntax UIDs, the most wanted first")),
+        tls=_tls(base, table, mistakes),
     )  # fmt: skip
     table.done()
     return settings

@@ -8,7 +8,7 @@ import sqlite3
 import time
 from typing import Literal
 
-from migrate.config import Config
+from migrate.config import Config, clear_text
 from migrate.destinations import open_destination
 from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigrateError
 from migrate.manifest import Queue
@@ -56,6 +56,9 @@ def local_findings(config: Config) -> list[Finding]:
             part="local",
         )
     )
+    if bare := clear_text(config.source, config.receiver):
+        detail = f"{' and '.join(bare).capitalize()} cross the network in clear text."
+        findings.append(Finding("TLS", "warn" if config.source.allow_cleartext else "ok", detail, "Set up DICOM TLS, or keep to a network of your own."))
     year = time.gmtime().tm_year
     findings.append(
         Finding("clock", "ok" if year >= 2026 else "fail", f"It is {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}.",

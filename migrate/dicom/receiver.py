@@ -13,12 +13,13 @@ import ipaddress
 import itertools
 import logging
 import socket
+import ssl
 import threading
 import time
 
 from pydicom.uid import UID
 
-from migrate.dicom import dimse
+from migrate.dicom import dimse, tls
 from migrate.dicom.storing import Deliver as Deliver
 from migrate.dicom.storing import ReceiverSettings as ReceiverSettings
 from migrate.dicom.storing import Session
@@ -54,6 +55,7 @@ class Receiver:
         self.settings = settings
         self._staging, self._deliver = staging, deliver
         self._networks = [ipaddress.ip_network(text, strict=False) for text in settings.allow]
+        self._tls = tls.context(settings.tls, server=True) if settings.tls else None
         self._lock = threading.Lock()
         self._sockets: dict[int, socket.socket] = {}
         self._negotiating: dict[int, str] = {}  # the addresses of those without an association, the oldest first
@@ -134,6 +136,12 @@ class Receiver:
 
     def _take(self, sock: socket.socket, address: str) -> None:
         """A thread for this connection. Where too many negotiate, the oldest gives way: a peer that means it is quick."""
+        if self._tls is not None:
+            try:
+                sock = tls.wrap(sock, self._tls, host=None)
+            except OSError:  # gone already
+                sock.close()
+                return
         number = next(self._numbers)
         thread = threading.Thread(target=self._serve, args=(number, sock, address), name=f"receive-{number}", daemon=True)
         with self._lock:
@@ -171,6 +179,8 @@ class Receiver:
         session: Session | None = None
         ending = "released"
         try:
+            if isinstance(sock, ssl.SSLSocket) and self.settings.tls is not None:
+                tls.shake_hands(sock, self.settings.tls.pin, _NEGOTIATE_S)
             association = Association.accept(
                 sock,
                 choose=self._choose,

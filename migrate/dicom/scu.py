@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Literal
 
 from migrate import errors
+from migrate.config import TlsSettings
 from migrate.dicom import dimse
 from migrate.dicom.dimse import BadCommand, BadIdentifier, Kind, Message
 from migrate.dicom.upper_layer import (
@@ -63,6 +64,7 @@ class Peer:
     calling_ae_title: str
     connect_s: float = 15.0
     answer_s: float = 600.0
+    tls: TlsSettings | None = None
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self.host}:{self.port}"
@@ -96,7 +98,7 @@ def associate(peer: Peer, *abstract_syntaxes: str, timeout_s: float | None) -> A
     try:
         association = Association.request(
             peer.host, peer.port, calling=peer.calling_ae_title, called=peer.ae_title, contexts=offers,
-            connect_s=peer.connect_s, timeout_s=timeout_s,
+            connect_s=peer.connect_s, timeout_s=timeout_s, tls=peer.tls,
         )  # fmt: skip
     except Rejected as error:
         if error.transient:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from migrate.config import TlsSettings
 from migrate.dicom import dimse, part10, scanner
 from migrate.dicom.upper_layer import AcceptedContext, Association
 from migrate.dicom.wire import Malformed
@@ -45,6 +46,7 @@ class ReceiverSettings:
     idle_s: float = 600.0
     max_associations: int = 64
     max_per_address: int = 48
+    tls: TlsSettings | None = None
     transfer_syntax_order: tuple[str, ...] = ()
 
 

@@ -12,7 +12,9 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from migrate.config import TlsSettings
 from migrate.dicom import negotiation as pdus
+from migrate.dicom import tls as transport
 from migrate.dicom.negotiation import AcceptedContext, AssociateRequest, ProposedContext, Rejected
 from migrate.dicom.wire import Aborted, Lost, Malformed, NoConnection, TimedOut, UpperLayerError, Wire
 
@@ -75,13 +77,22 @@ class Association(Wire):
         max_pdu: int = _DEFAULT_PDU,
         connect_s: float = 15.0,
         timeout_s: float | None = 600.0,
+        tls: TlsSettings | None = None,
     ) -> Association:
-        """Connect and associate. Raises NoConnection, Rejected, Aborted, Lost, TimedOut, Malformed."""
+        """Connect and associate. Raises HandshakeFailed with `tls`, NoConnection, Rejected, Aborted, Lost, TimedOut, Malformed."""
         proposed = pdus.numbered(tuple(contexts))
+        secure = transport.context(tls, server=False) if tls else None
         try:
             sock = socket.create_connection((host, port), timeout=connect_s)
         except OSError as error:
             raise NoConnection(str(error.strerror or error)) from error
+        if tls and secure:
+            sock = transport.wrap(sock, secure, host=host)
+            try:
+                transport.shake_hands(sock, tls.pin, connect_s)
+            except BaseException:
+                sock.close()
+                raise
         self = cls(sock, max_pdu=max_pdu, timeout_s=timeout_s)
         self.calling, self.called = calling, called
         with self._negotiating(connect_s):

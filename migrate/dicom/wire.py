@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Callable
 
@@ -126,6 +127,8 @@ class Wire:
             count = self._sock.recv_into(self._view[self._end :])
         except (TimeoutError, BlockingIOError):
             raise
+        except ssl.SSLWantReadError as error:
+            raise BlockingIOError from error
         except OSError as error:
             raise Lost(f"the connection broke: {error.strerror or error}") from error
         if not count:
@@ -151,7 +154,7 @@ class Wire:
         """Close the connection; a read in another thread ends with Lost."""
         self.open = False
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)  # not TLS's own, which another thread may be using
         self._sock.close()
 
     def _address(self) -> str:

@@ -89,6 +89,7 @@ class DimseMove:
                 "durable" if receiver.ack == "durable" else "received",
                 idle_s=settings.stall_s,
                 transfer_syntax_order=receiver.transfer_syntaxes,
+                tls=receiver.tls,
             ),
             staging,
             self._received,
@@ -382,7 +383,7 @@ class _Attempt:
 
 def peer_of(settings: SourceSettings, receiver: ReceiverConfig) -> Peer:
     """The PACS as we call it: by the receiver's AE title, which is the one that it knows us by."""
-    return Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s)
+    return Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s, tls=settings.tls)
 
 
 def addresses(name: str) -> list[str]:

@@ -57,7 +57,7 @@ class Sample:
         """What two retrievals of these tell, as far as anything comes. Raises PortInUse."""
         settings = ReceiverSettings(
             self._receiver.ae_title, self._receiver.host, self._receiver.port, tuple(address for name in self._receiver.allow for address in addresses(name)), self._receiver.allow_ae,
-            self._receiver.max_pdu, transfer_syntax_order=self._receiver.transfer_syntaxes,
+            self._receiver.max_pdu, transfer_syntax_order=self._receiver.transfer_syntaxes, tls=self._receiver.tls,
         )  # fmt: skip
         receiver = Receiver(settings, staging, self._received)
         receiver.start()
