@@ -162,8 +162,8 @@ class Migration:
     def _sweeps(self, pipeline: Pipeline, only_enumerate: bool) -> None:
         sweep = self.queue.last_sweep()
         rows = self.queue.windows(sweep) if sweep else []
-        if not any(row["state"] == WindowState.PLANNED for row in rows):
-            sweep = self._new_sweep(pipeline, sweep)
+        if not any(row["state"] == WindowState.PLANNED for row in rows) and not self._judgement(sweep, rows):
+            sweep = self._new_sweep(pipeline, sweep)  # else the last one was cut off, be it between two rounds of questions
         self.manifest.first_sweep = sweep
         self.manifest.asks_again = not only_enumerate
         until: tuple[str, str] | None = None
@@ -212,8 +212,7 @@ class Migration:
             rows = self.queue.windows(sweep)
             if any(row["state"] == WindowState.PLANNED for row in rows):
                 return  # put off
-            judged = census.judge(census.Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
-            if judged:
+            if judged := self._judgement(sweep, rows):
                 yield "judge", ("judge", judged)
             else:
                 self._judged = sweep
@@ -222,6 +221,10 @@ class Migration:
             return job[1] if job[0] == "judge" else census.ask(self._source, job[1], job[2], job[3], select)
 
         return Stage("enumerate", ready, do, 1)
+
+    def _judgement(self, sweep: int, rows: list[Any]) -> list[Outcome]:
+        """What the windows of a sweep call for; nothing where it has come to its end."""
+        return census.judge(census.Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
 
     def _moving_stages(self) -> list[Stage]:
         config = self.config
