@@ -80,12 +80,13 @@ def _plan(connection: sqlite3.Connection, planned: WindowsPlanned) -> None:
 
 
 def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
-    studies, outside = connection.execute(
-        "SELECT count(*), coalesce(sum(outside), 0) FROM sighting WHERE window_id = ?", (answered.window_id,)
-    ).fetchone()
+    axis = connection.execute("SELECT axis FROM window WHERE id = ?", (answered.window_id,)).fetchone()
+    studies, outside = connection.execute(  # some PACSs show what has no date for every range: that is not ignoring the date
+        "SELECT count(*), coalesce(sum(outside AND (?2 <> 'date' OR (SELECT date FROM study WHERE id = study_id) IS NOT NULL)), 0) "
+        "FROM sighting WHERE window_id = ?1", (answered.window_id, axis[0] if axis else "")
+    ).fetchone()  # fmt: skip
     if answered.studies is not None:
         studies, outside = min(studies, answered.studies), min(outside, answered.studies)
-    axis = connection.execute("SELECT axis FROM window WHERE id = ?", (answered.window_id,)).fetchone()
     bit = AXIS_BITS[axis[0]] if axis else 0
     connection.execute(
         "UPDATE study SET axes = axes | ?1 WHERE axes & ?1 = 0 AND id IN (SELECT study_id FROM sighting WHERE window_id = ?2 AND outside = 0)",

@@ -108,6 +108,14 @@ def test_an_empty_study_is_migrated_by_name(manifest: Manifest) -> None:
     assert stands(manifest) == ("migrated", "EmptyAtSource")
 
 
+@pytest.mark.parametrize(("date", "outside"), [(None, 0), ("19990101", 1)])
+def test_only_another_date_tells_that_the_date_is_ignored(manifest: Manifest, date: str | None, outside: int) -> None:
+    """Some PACSs show what has no date for every range; such a row is found, and no sign of a habit."""
+    manifest.commit([WindowsPlanned(1, (Window("20200101", "20201231"),))])
+    manifest.commit([StudyFound(STUDY, date, window_id=1, outside=True), WindowAnswered(1, 1)])
+    assert manifest.one("SELECT study_count, outside_count FROM window") == (1, outside)
+
+
 def test_an_unlisted_instance_is_proven_and_does_not_block(manifest: Manifest) -> None:
     """What comes unasked is held back until it is proven, then the study closes with it."""
     extra = InstanceRef("1.2", "1.2.9", "1.2.9.9")
