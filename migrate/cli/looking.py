@@ -10,9 +10,10 @@ import click
 from tabulate import tabulate
 
 from migrate.cli.frame import load, verb
+from migrate.errors import UsageError
 from migrate.manifest.file import open_reader
 from migrate.preflight import check as preflight
-from migrate.reports import coverage, coverage_text, one_moment, status_text, write_report
+from migrate.reports import coverage, coverage_text, one_moment, status_text, write_dossier, write_report
 from migrate.reports import status as status_of
 
 
@@ -46,10 +47,19 @@ def status(config_path: Path, as_json: bool) -> int:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: report/ beside the configuration."
 )
-def report(config_path: Path, as_json: bool, out: Path | None) -> int:
-    """Write the completeness report: report.html, report.json, studies.csv, exceptions.csv."""
+@click.option("--dossier", type=click.Path(path_type=Path), help="Write the whole dossier into this new folder instead.")
+def report(config_path: Path, as_json: bool, out: Path | None, dossier: Path | None) -> int:
+    """Write the completeness report: report.html, report.json, studies.csv, exceptions.csv.
+
+    With --dossier also every instance and event, checksum lists for other tools, and a program that checks all of it.
+    """
     config = load(config_path)
+    if out and dossier:
+        raise UsageError("--out and --dossier were both given.", hint="The dossier holds the report's files, too.")
     reader = open_reader(config.manifest)
-    page = write_report(reader, out or config.path.parent / "report")
-    click.echo(page.with_name("report.json").read_text(encoding="utf-8") if as_json else f"Report: {page}")
+    if dossier:
+        page = write_dossier(reader, dossier, prefix=config.destination.prefix)
+    else:
+        page = write_report(reader, out or config.path.parent / "report")
+    click.echo(page.with_name("report.json").read_text(encoding="utf-8") if as_json else f"{'Dossier' if dossier else 'Report'}: {page}")
     return 0

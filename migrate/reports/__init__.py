@@ -2,6 +2,7 @@
 
 from migrate.reports.completeness import report, write_report
 from migrate.reports.coverage import coverage, coverage_text
+from migrate.reports.dossier import write_dossier
 from migrate.reports.status import one_moment, status, status_text
 
-__all__ = ["coverage", "coverage_text", "one_moment", "report", "status", "status_text", "write_report"]
+__all__ = ["coverage", "coverage_text", "one_moment", "report", "status", "status_text", "write_dossier", "write_report"]

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
 import os
+import shutil
 import sqlite3
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
 from migrate.errors import DiskFailing
+from migrate.manifest.file import now_ms
 from migrate.model import HabitLearned, Proof, StudyState
 from migrate.reports.coverage import Coverage, coverage, coverage_document
 from migrate.reports.habits import words
 from migrate.reports.oddities import habits, suspicious, tallies_that_differ
 from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
 from migrate.reports.status import instance_counts, is_complete, one_moment, status
+from migrate.reports.tables import Table, studies
 
 _PAGE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
+
+FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv")
+EXCEPTION_COLUMNS = ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason")
+_SHOWN = 1000
+"""So many exceptions stand on the page."""
 
 # The days that the questions by date cover; a question without a key that only looks for what no range shows leaves them alone.
 _BOUNDS = """
@@ -44,10 +52,11 @@ def report(connection: sqlite3.Connection) -> dict[str, Any]:
     All of it is of one moment. Raises sqlite3.Error where the manifest cannot be read.
     """
     with one_moment(connection):
-        return _report(connection, coverage(connection))
+        return _report(connection, coverage(connection), now_ms()) | {"exceptions": list(each_exception(connection))}
 
 
-def _report(connection: sqlite3.Connection, covered: Coverage) -> dict[str, Any]:
+def _report(connection: sqlite3.Connection, covered: Coverage, at_ms: int) -> dict[str, Any]:
+    """The document without its exceptions, which may be as many as there are studies."""
     document = status(connection)
     wrong = tallies_that_differ(connection)
     proof = {kind.name.lower(): 0 for kind in Proof}
@@ -61,7 +70,7 @@ def _report(connection: sqlite3.Connection, covered: Coverage) -> dict[str, Any]
     return {
         "schema": 1,
         "migration": name[0] if name else "",
-        "generated_at": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "generated_at": datetime.datetime.fromtimestamp(at_ms // 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "complete": document["complete"] and not wrong,
         "studies": document["studies"],
         "instances": instance_counts(connection),
@@ -76,7 +85,6 @@ def _report(connection: sqlite3.Connection, covered: Coverage) -> dict[str, Any]
                 "SELECT error, detail, count(*) FROM study WHERE state = 4 GROUP BY error, detail ORDER BY count(*) DESC, error, detail"
             )
         ],
-        "exceptions": exceptions(connection),
     }  # fmt: skip
 
 
@@ -84,7 +92,7 @@ def _iso(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if date else None
 
 
-def exceptions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
+def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     """Every study that is not migrated, and every instance that is missing, unexpected, in conflict or quarantined."""
     wanted = (
         "SELECT id FROM study WHERE state <> 3 OR error IS NOT NULL UNION SELECT study_id FROM series WHERE expected > 0 "
@@ -95,10 +103,9 @@ def exceptions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     for study, *file in connection.execute("SELECT study_uid, id, sop_uid, reason, claimed FROM quarantine WHERE study_uid IS NOT NULL ORDER BY id"):
         files.setdefault(study, []).append(tuple(file))
     signed = {study_id: signature for study_id, *signature in connection.execute("SELECT study_id, accepted_by, reason FROM acceptance ORDER BY id")}
-    found: list[dict[str, Any]] = []
     for study_id, uid, state, error, detail, attempts, stage in connection.execute(
         f"SELECT id, uid, state, error, detail, attempts, stage FROM study WHERE id IN ({wanted}) ORDER BY uid"
-    ).fetchall():
+    ):
         # What the destination never held is missing there, though its staged file is here: nobody tries again by itself.
         given_up = state in (StudyState.PARKED, StudyState.ACCEPTED) and stage in ("upload", "verify")
         sops: dict[str, list[str]] = {"missing": [], "unexpected": [], "conflict": []}
@@ -120,14 +127,13 @@ def exceptions(connection: sqlite3.Connection) -> list[dict[str, Any]]:
             entry["detail"] = " ".join(filter(None, (detail, *named)))
         if study_id in signed:
             entry |= {"accepted_by": signed[study_id][0], "reason": signed[study_id][1]}
-        found.append(entry)
+        yield entry
     for number, reason, claimed, accepted, why in connection.execute(
         "SELECT id, reason, claimed, accepted_by, accepted_reason FROM quarantine WHERE study_uid IS NULL ORDER BY id"
     ):
-        found.append({"study": None, "state": "accepted" if accepted else "quarantined", "error": "Quarantined",
-                      "detail": _quarantined(number, reason, claimed), "attempts": 0, "missing": [], "unexpected": [], "conflict": [],
-                      "quarantined": [f"q{number}"]} | ({"accepted_by": accepted, "reason": why} if accepted else {}))  # fmt: skip
-    return found
+        yield {"study": None, "state": "accepted" if accepted else "quarantined", "error": "Quarantined",
+               "detail": _quarantined(number, reason, claimed), "attempts": 0, "missing": [], "unexpected": [], "conflict": [],
+               "quarantined": [f"q{number}"]} | ({"accepted_by": accepted, "reason": why} if accepted else {})  # fmt: skip
 
 
 def _quarantined(number: int, reason: str, claimed: str) -> str:
@@ -169,14 +175,15 @@ def _of(count: int, one: str, many: str) -> str:
 
 def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
     """Write all four files, of one moment, and return the page's path. Raises DiskFailing."""
-    with one_moment(connection):
-        files = _files(connection)
+    new = folder / ".new"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            temporary = folder / f".{name}.new"
-            temporary.write_text(text, encoding="utf-8", newline="")
-            os.replace(temporary, folder / name)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        with one_moment(connection):
+            write_files(connection, new, at_ms=now_ms())
+        for name in FILES:
+            os.replace(new / name, folder / name)
+        new.rmdir()
     except OSError as error:
         raise DiskFailing(
             f"The report cannot be written into {folder}: {error.strerror}.", hint="Choose another --out."
@@ -184,31 +191,39 @@ def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _files(connection: sqlite3.Connection) -> dict[str, str]:
+def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int) -> None:
+    """Write FILES into a folder that has none of them yet; memory does not grow with studies or exceptions. `at_ms`: when they are made."""
     covered = coverage(connection)
-    document = _report(connection, covered)
-    studies = connection.execute("SELECT * FROM studies ORDER BY study")
-    heads = [column[0] for column in studies.description]
-    columns = ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason")
-    listed = [
-        [" ".join(value) if isinstance(value, list) else value for value in (entry.get(column) for column in columns)]
-        for entry in document["exceptions"]
-    ]
-    table = by_year_and_modality(connection)
-    return {
-        "report.json": json.dumps(document, indent=1) + "\n",
-        "studies.csv": _csv(heads, studies.fetchall()),
-        "exceptions.csv": _csv(list(columns), listed),
-        "report.html": _PAGE.get_template("report.html").render(
-            report=document,
-            open=what_is_open(connection, document),
-            table=table,
-            calendar=calendar(covered),
-            gaps=gaps_in_words(covered),
-            habits=_noteworthy(document["coverage"]["habits"]),
-            exceptions=[entry for entry in document["exceptions"] if _needs_words(entry)],
-        ),
-    }
+    document = _report(connection, covered, at_ms)
+    heads, rows = studies(connection)
+    with Table(folder / "studies.csv", heads) as table:
+        for row in rows:
+            table.row(row)
+    shown: list[dict[str, Any]] = []
+    more = 0
+    with Table(folder / "exceptions.csv", EXCEPTION_COLUMNS) as table, (folder / "report.json").open("x", encoding="utf-8") as file:
+        file.write(json.dumps(document, indent=1)[:-2] + ',\n "exceptions": [')
+        mark = "\n"
+        for entry in each_exception(connection):
+            file.write(mark + textwrap.indent(json.dumps(entry, indent=1), "  "))
+            mark = ",\n"
+            values = (entry.get(column) for column in EXCEPTION_COLUMNS)
+            table.row([" ".join(value) if isinstance(value, list) else value for value in values])
+            if _needs_words(entry):
+                more += len(shown) >= _SHOWN
+                shown += [entry] if len(shown) < _SHOWN else []
+        file.write("]\n}\n" if mark == "\n" else "\n ]\n}\n")
+    page = _PAGE.get_template("report.html").render(
+        report=document,
+        open=what_is_open(connection, document),
+        table=by_year_and_modality(connection),
+        calendar=calendar(covered),
+        gaps=gaps_in_words(covered),
+        habits=_noteworthy(document["coverage"]["habits"]),
+        exceptions=shown,
+        more_exceptions=more,
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def _noteworthy(habits: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -222,19 +237,6 @@ def _needs_words(entry: dict[str, Any]) -> bool:
     if entry["state"] in ("found", "planned", "retrieved"):
         return bool(entry["error"] or entry["unexpected"] or entry["conflict"] or entry["quarantined"])
     return bool(entry["state"] != "excluded")
-
-
-def _csv(heads: list[str], rows: list[Any]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(heads)
-    writer.writerows([_as_text(cell) for cell in row] for row in rows)
-    return text.getvalue()
-
-
-def _as_text(cell: Any) -> Any:
-    """A spreadsheet would calculate a text of the PACS that begins like a formula."""
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 __all__ = ["is_complete", "report", "write_report"]

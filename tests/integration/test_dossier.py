@@ -1,0 +1,104 @@
+"""The dossier of a real migration: tools that everybody has read it, and equal manifests give equal bytes."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.runs import command, data_sets, practice
+
+
+@pytest.fixture(scope="module")
+def migration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a migration that ended with studies parked, one of them accepted, and its dossier under `dossier`."""
+    folder = tmp_path_factory.mktemp("migration")
+    with practice(folder, "skip-one", studies=6):
+        assert command(folder, "run").returncode == 3
+    parked = json.loads(command(folder, "status", "--json").stdout)["parked"]
+    assert command(folder, "accept", parked[0]["study"], "--reason", "the tape is lost", "--by", "J. Doe").returncode == 0
+    done = command(folder, "report", "--dossier", str(folder / "dossier"))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text(encoding="utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_sha256sum_reads_the_dossier_and_the_destination(migration: Path) -> None:
+    """`sha256sum -c` finds every file of the dossier and every object in the folder destination as listed."""
+    dossier = migration / "dossier"
+    for folder, sums in ((dossier, "contents.sha256"), (migration / "bucket", dossier / "SHA256SUMS")):
+        done = subprocess.run(["sha256sum", "--strict", "-c", str(sums)], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert {line.rpartition(": ")[2] for line in done.stdout.splitlines()} == {"OK"}
+    listed = {line.split("  ")[1] for line in (dossier / "contents.sha256").read_text().splitlines()}
+    assert listed == set(files(dossier)) - {"contents.sha256"}
+    keys = {line.split("  ")[1] for line in (dossier / "SHA256SUMS").read_text().splitlines()}
+    assert keys == {path.relative_to(migration / "bucket").as_posix() for path in (migration / "bucket").rglob("*.dcm")}
+
+
+def test_bagit_reads_the_bag(migration: Path, tmp_path: Path) -> None:
+    """bagit.py calls the bag valid once the objects are linked under data/, and no longer when one is spoilt."""
+    bag = tmp_path / "bag"
+    shutil.copytree(migration / "dossier" / "bag", bag)
+    shutil.copytree(migration / "bucket" / "studies", bag / "data" / "studies", copy_function=lambda a, b: Path(b).hardlink_to(a))
+    bagit = [sys.executable, "-m", "bagit", "--validate", str(bag)]
+    done = subprocess.run(bagit, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    victim = next(bag.rglob("*.dcm"))
+    content = victim.read_bytes()
+    victim.unlink()  # the link, not the object
+    victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = subprocess.run(bagit, capture_output=True, text=True)
+    assert done.returncode == 1 and victim.name in done.stderr
+
+
+def test_the_tables_say_what_the_bucket_holds(migration: Path) -> None:
+    """instances.csv.gz names each object with its size and both hashes; the counts of report.json follow from the tables."""
+    table = rows(migration / "dossier" / "instances.csv.gz")
+    document = json.loads((migration / "dossier" / "report.json").read_text())
+    held = data_sets(migration)
+    proven = {(row["study"], row["series"], row["sop"]): row for row in table if row["proof"]}
+    assert {uids: bytes.fromhex(row["dataset_sha256"]) for uids, row in proven.items()} == held
+    for row in proven.values():
+        content = (migration / "bucket" / row["key"]).read_bytes()
+        assert (int(row["size_bytes"]), row["file_sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+    states = Counter(row["state"] for row in table)
+    assert states == {name: count for name, count in document["instances"].items() if count}
+    assert document["bytes"]["verified"] == sum(int(row["size_bytes"]) for row in proven.values())
+    assert states["expected"] and document["complete"] is False
+    assert [(row["study"], row["series"], row["sop"]) for row in table] == sorted((row["study"], row["series"], row["sop"]) for row in table)
+
+
+def test_equal_manifests_give_equal_bytes(migration: Path, tmp_path: Path) -> None:
+    """A second dossier of the same manifest, written a while later over a first one, is the same, byte for byte."""
+    for _ in range(2):
+        assert command(migration, "report", "--dossier", str(tmp_path / "again")).returncode == 0
+        assert files(tmp_path / "again") == files(migration / "dossier")
+
+
+def test_other_files_are_left_alone(migration: Path, tmp_path: Path) -> None:
+    """A dossier is written into an empty folder or over an unsigned dossier, never among other files or over a signature."""
+    for name in ("notes.txt", "dossier.sig"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        done = command(migration, "report", "--dossier", str(folder))
+        assert (done.returncode, [path.name for path in folder.iterdir()]) == (2, [name])
+        assert "Hint" in done.stderr
