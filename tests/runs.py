@@ -14,24 +14,37 @@ from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 
-TOML = """[migration]
+FOLDER = 'kind = "folder"\npath = "bucket"'
+
+
+def bucket(name: str, endpoint_url: str) -> str:
+    """The [destination] of a bucket of a real S3 server."""
+    return f'kind = "s3"\nbucket = "{name}"\nendpoint_url = "{endpoint_url}"\nworkers = 2'
+
+
+def configure(
+    folder: Path, pacs: int, receiver: int, *, ae_title: str = "PRACTICE", migration: str = "", source: str = "settle_s = 0.3",
+    destination: str = FOLDER, retry: str = "attempts = 6\nfirst_wait_s = 0.05\nmax_wait_s = 0.1",
+) -> Path:  # fmt: skip
+    """Write `migrate.toml` for a PACS on this machine, with short waits; what is given stands in its table."""
+    path = folder / "migrate.toml"
+    path.write_text(f"""[migration]
 name = "test"
+{migration}
 [source]
 host = "127.0.0.1"
 port = {pacs}
-ae_title = "PRACTICE"
-settle_s = 0.3
+ae_title = "{ae_title}"
+{source}
 [receiver]
 host = "127.0.0.1"
 port = {receiver}
 [destination]
-kind = "folder"
-path = "bucket"
+{destination}
 [retry]
-attempts = 6
-first_wait_s = 0.05
-max_wait_s = 0.1
-"""
+{retry}
+""")
+    return path
 
 
 def free_port() -> int:
@@ -59,8 +72,7 @@ def changing(folder: Path, archive: Archive, *faults: str, source: str = "", por
     """The same as the PACS itself, whose `holdings` are what it has now. `source`: more lines for [source]."""
     receiver = free_port()
     with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults, port=port) as pacs:
-        text = TOML.format(pacs=pacs.port, receiver=receiver)
-        (folder / "migrate.toml").write_text(text.replace("settle_s", f"{source}\nsettle_s"))
+        configure(folder, pacs.port, receiver, source=f"settle_s = 0.3\n{source}")
         yield pacs
 
 

@@ -10,27 +10,7 @@ from migrate import config
 from migrate.migration import Migration
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-
-TOML = """[migration]
-name = "sweep"
-manifest = "sweep.db"
-[source]
-host = "127.0.0.1"
-port = {port}
-ae_title = "PRACTICE"
-stall_s = 20
-{more}
-[receiver]
-host = "127.0.0.1"
-port = 1
-[destination]
-kind = "folder"
-path = "bucket"
-[retry]
-attempts = 3
-first_wait_s = 0.001
-max_wait_s = 0.002
-"""
+from tests import runs
 
 
 @dataclass(frozen=True)
@@ -46,8 +26,7 @@ class Swept:
 
 def configure(folder: Path, pacs: PracticePacs, more: str = "") -> config.Config:
     """A configuration that asks this PACS."""
-    path = folder / "migrate.toml"
-    path.write_text(TOML.format(port=pacs.port, more=more))
+    path = runs.configure(folder, pacs.port, 1, source=f"stall_s = 20\n{more}", retry="attempts = 3\nfirst_wait_s = 0.001\nmax_wait_s = 0.002")
     return config.load(path)
 
 

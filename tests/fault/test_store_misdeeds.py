@@ -18,30 +18,9 @@ from migrate.dicom.part10 import read_header
 from migrate.model import InstanceRef, object_key
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import free_port
+from tests.runs import bucket, configure, free_port
 from tests.s3_server import Asked, Deed, Passed, S3Server, meddling
 
-TOML = """[migration]
-name = "test"
-[source]
-host = "127.0.0.1"
-port = {pacs}
-ae_title = "PRACTICE"
-settle_s = 0.3
-[receiver]
-host = "127.0.0.1"
-port = {receiver}
-[destination]
-kind = "s3"
-bucket = "{bucket}"
-endpoint_url = "{store}"
-workers = 2
-[retry]
-attempts = 3
-first_wait_s = 0.05
-max_wait_s = 0.1
-unreachable_s = 30
-"""
 ARCHIVE = Archive(2)
 TRUTH = {(study, series, sop): digest for study, series, sop, digest in ARCHIVE.truth()}
 KEYS = {object_key(InstanceRef(*uids), ""): uids[2] for uids in sorted(TRUTH)}
@@ -114,8 +93,8 @@ def rig(tmp_path: Path, server: S3Server) -> Iterator[Rig]:
         PracticePacs(ARCHIVE, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
         meddling(lambda *request: made.on_request(*request), server, made.asked) as store,
     ):
-        text = TOML.format(pacs=pacs.port, receiver=receiver, bucket=made.bucket, store=store.endpoint_url)
-        (tmp_path / "migrate.toml").write_text(text)
+        configure(tmp_path, pacs.port, receiver, destination=bucket(made.bucket, store.endpoint_url),
+                  retry="attempts = 3\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 30")  # fmt: skip
         yield made
         made.assert_harmless()
 

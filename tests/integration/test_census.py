@@ -85,7 +85,7 @@ def test_a_range_names_what_it_leaves_out(tmp_path: Path) -> None:
         swept = sweep(configure(tmp_path, pacs, more=f"from = {day[:4]}-{day[4:6]}-{day[6:]}"))
     assert swept.found == {study.uid for study in archive if study.date and study.date >= day}
     assert not swept.blocked
-    excluded = sqlite3.connect(tmp_path / "sweep.db").execute("SELECT uid, error FROM study WHERE state = 4").fetchall()
+    excluded = sqlite3.connect(tmp_path / "manifests" / "test.db").execute("SELECT uid, error FROM study WHERE state = 4").fetchall()
     assert excluded == [(study.uid, "OutsideSelection") for study in archive if not study.date]
 
 
@@ -93,7 +93,7 @@ def test_claims_and_contradictions_are_kept(tmp_path: Path) -> None:
     """Repeated rows are one study; where they contradict each other, the log says so."""
     archive = Archive(24)
     sweep_with(tmp_path, archive, ["repeat-rows"])
-    database = sqlite3.connect(tmp_path / "sweep.db")
+    database = sqlite3.connect(tmp_path / "manifests" / "test.db")
     assert database.execute("SELECT count(*) FROM study").fetchone()[0] == len(archive)
     assert database.execute("SELECT count(*) FROM event WHERE kind = 'attributes differ'").fetchone()[0] > 0
 
@@ -117,7 +117,7 @@ def test_kills_at_any_point_of_a_sweep_change_nothing_in_its_result(tmp_path: Pa
         assert process.returncode == 0, said
         # more than each question once can only be what was under way at a kill
         asked = pacs.counts["find STUDY"]
-    database = sqlite3.connect(tmp_path / "sweep.db")
+    database = sqlite3.connect(tmp_path / "manifests" / "test.db")
     assert {uid for (uid,) in database.execute("SELECT uid FROM study")} == uids(archive)
     assert database.execute("SELECT max(sweep) FROM window").fetchone() == (1,)
     assert asked <= database.execute("SELECT count(*) FROM window").fetchone()[0] + 5

@@ -15,29 +15,9 @@ import pytest
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.s3_server import free_ports
+from tests.runs import configure, free_port
 from tests.small_disk import SmallDisk, small_disk
 
-TOML = """[migration]
-name = "test"
-manifest = "{manifest}"
-staging = "{staging}"
-[source]
-host = "127.0.0.1"
-port = {pacs}
-ae_title = "PRACTICE"
-settle_s = 0.1
-[receiver]
-host = "127.0.0.1"
-port = {receiver}
-[destination]
-kind = "folder"
-path = "bucket"
-[retry]
-attempts = 3
-first_wait_s = 0.05
-max_wait_s = 0.1
-"""
 DISK_BYTES = 8 << 20
 STUDIES = 8
 
@@ -74,13 +54,14 @@ class Job:
 def job(folder: Path, *, staging: str = "staging", manifest: str = "manifest.db") -> Iterator[Job]:
     (folder / "small").mkdir()
     archive = Archive(STUDIES)
-    (receiver,) = free_ports(1)
+    receiver = free_port()
     with (
         small_disk(folder / "small", DISK_BYTES) as disk,
         PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
     ):
-        text = TOML.format(pacs=pacs.port, receiver=receiver, staging=staging, manifest=manifest)
-        (folder / "migrate.toml").write_text(text)
+        places = f'staging = "{staging}"\nmanifest = "{manifest}"'
+        configure(folder, pacs.port, receiver, migration=places, source="settle_s = 0.1",
+                  retry="attempts = 3\nfirst_wait_s = 0.05\nmax_wait_s = 0.1")  # fmt: skip
         yield Job(folder, disk, archive)
 
 

@@ -10,7 +10,7 @@ import pytest
 from migrate.dicom.part10 import file_header
 from migrate.practice.studies import Archive
 from tests.dicom_peers import dcmqrscp, orthanc
-from tests.runs import TOML, command, free_port
+from tests.runs import command, configure, free_port
 
 PEERS = {"orthanc": orthanc, "dcmqrscp": dcmqrscp}
 LISTS = {
@@ -39,8 +39,7 @@ def test_lists_against_a_real_peer(tmp_path: Path, peer: str) -> None:
     files = one_image_each(tmp_path / "files", archive)
     there = [study for study in archive if study.series]
     with PEERS[peer](tmp_path / "pacs", files=files) as pacs:
-        text = TOML.format(pacs=pacs.port, receiver=free_port()).replace("PRACTICE", pacs.ae_title)
-        (tmp_path / "migrate.toml").write_text(text)
+        configure(tmp_path, pacs.port, free_port(), ae_title=pacs.ae_title)
         path = tmp_path / "list.csv"
         for key, (value_of, missing) in LISTS.items():
             path.write_text("\n".join([key, missing, *(value_of(study) for study in there)]))

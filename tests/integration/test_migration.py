@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from migrate.practice.studies import Archive
-from tests.runs import TOML, command, data_sets, free_port, left_over, practice, practice_process, truth
+from tests.runs import command, configure, data_sets, free_port, left_over, practice, practice_process, truth
 
 
 @pytest.mark.parametrize("fault", ["", "skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap"])
@@ -145,7 +145,7 @@ def test_a_manifest_belongs_to_one_pacs(tmp_path: Path) -> None:
 def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:
     """A PACS killed in the middle of a run is tried again until it is back, and the run ends complete."""
     port, receiver = free_port(), free_port()
-    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=port, receiver=receiver) + "unreachable_s = 60\n")
+    configure(tmp_path, port, receiver, retry="attempts = 6\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 60")
     with practice_process(tmp_path, port, receiver) as pacs:
         words = [sys.executable, "-m", "migrate", "run", "--json", "--config", str(tmp_path / "migrate.toml")]
         run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -166,7 +166,7 @@ def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:
 
 def test_a_pacs_that_never_was_there(tmp_path: Path) -> None:
     """At the first contact nobody waits: exit 20 with a hint, nothing is parked."""
-    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=free_port(), receiver=free_port()))
+    configure(tmp_path, free_port(), free_port())
     done = command(tmp_path, "run")
     assert done.returncode == 20
     assert "Hint" in done.stderr and "Traceback" not in done.stderr

@@ -18,8 +18,8 @@ from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.sources.dimse_probe import DimseProbe
 from migrate.sources.probe_asking import NAMES, TOTAL_S
 from tests.dicom_peers import dcmqrscp, free_port, orthanc
-from tests.integration.test_migration import TOML, command, data_sets, practice, truth
 from tests.integration.test_real_peers import archive_files
+from tests.runs import command, configure, data_sets, practice, truth
 
 HONEST = {
     "study_root": "FIND MOVE", "patient_root": "FIND MOVE", "insists_on_patient_id": "no", "relational": "no", "associations": "3+",
@@ -162,7 +162,7 @@ def test_a_slow_pacs_keeps_within_the_limit(tmp_path: Path, monkeypatch: pytest.
 
 def test_nobody_there_ends_with_20(tmp_path: Path) -> None:
     """A PACS that takes no connection is an error of the source with a hint."""
-    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=free_port(), receiver=free_port()))
+    configure(tmp_path, free_port(), free_port())
     done = command(tmp_path, "probe")
     assert done.returncode == 20
     assert "Hint" in done.stderr and "Traceback" not in done.stderr
@@ -173,8 +173,7 @@ def test_orthanc(tmp_path: Path) -> None:
     receiver = free_port()
     files = archive_files(tmp_path / "files")
     with orthanc(tmp_path / "pacs", moves={"PACSMIGRATE": ("127.0.0.1", receiver)}, files=files) as pacs:
-        toml = TOML.format(pacs=pacs.port, receiver=receiver).replace('"PRACTICE"', f'"{pacs.ae_title}"')
-        (tmp_path / "migrate.toml").write_text(toml)
+        configure(tmp_path, pacs.port, receiver, ae_title=pacs.ae_title)
         values = probe(tmp_path)
     assert values["study_root"] == "FIND MOVE GET"
     assert {values[name] for name in ("ignores_date", "ignores_time", "ignores_modality", "ignores_patient_id", "ignores_accession")} == {"no"}
@@ -186,8 +185,7 @@ def test_dcmqrscp(tmp_path: Path) -> None:
     receiver = free_port()
     files = archive_files(tmp_path / "files")
     with dcmqrscp(tmp_path / "pacs", moves={"PACSMIGRATE": ("127.0.0.1", receiver)}, files=files) as pacs:
-        toml = TOML.format(pacs=pacs.port, receiver=receiver).replace('"PRACTICE"', f'"{pacs.ae_title}"')
-        (tmp_path / "migrate.toml").write_text(toml)
+        configure(tmp_path, pacs.port, receiver, ae_title=pacs.ae_title)
         values = probe(tmp_path)
     assert values["study_root"].startswith("FIND MOVE")
     assert (values["ignores_date"], values["day_range"], values["open_range"]) == ("no", "yes", "yes")

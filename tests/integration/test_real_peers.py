@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,25 +14,10 @@ import pytest
 from migrate.dicom.part10 import file_header, read_header
 from migrate.practice.studies import Archive
 from tests.dicom_peers import dcmqrscp, free_port, orthanc, run, storescp
+from tests.runs import bucket, configure
 from tests.s3_server import ENVIRONMENT, seaweedfs
 
-TOML = """[migration]
-name = "peers"
-[source]
-host = "127.0.0.1"
-port = {pacs}
-ae_title = "{title}"
-settle_s = 0.5
-[receiver]
-host = "127.0.0.1"
-port = {receiver}
-[destination]
-{destination}
-[retry]
-attempts = 2
-first_wait_s = 0.05
-"""
-
+RETRY = "attempts = 2\nfirst_wait_s = 0.05"
 UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 
 
@@ -54,7 +38,7 @@ def archive_files(folder: Path, studies: int = 8) -> list[Path]:
 def migrate(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")],
-        capture_output=True, text=True, timeout=150, env={**os.environ, **ENVIRONMENT},
+        capture_output=True, text=True, timeout=150,
     )  # fmt: skip
 
 
@@ -74,10 +58,7 @@ def test_from_orthanc_into_a_bucket(tmp_path: Path) -> None:
         client = boto3.client("s3", endpoint_url=store.endpoint_url, aws_access_key_id=ENVIRONMENT["AWS_ACCESS_KEY_ID"],
                               aws_secret_access_key=ENVIRONMENT["AWS_SECRET_ACCESS_KEY"], region_name="us-east-1")  # fmt: skip
         client.create_bucket(Bucket="images")
-        destination = f'kind = "s3"\nbucket = "images"\nregion = "us-east-1"\nendpoint_url = "{store.endpoint_url}"'
-        (tmp_path / "migrate.toml").write_text(
-            TOML.format(pacs=pacs.port, title=pacs.ae_title, receiver=receiver, destination=destination)
-        )
+        configure(tmp_path, pacs.port, receiver, ae_title=pacs.ae_title, destination=bucket("images", store.endpoint_url), retry=RETRY)
         checked = migrate(tmp_path, "check", "--json")
         assert checked.returncode == 0, checked.stdout
         done = migrate(tmp_path, "run", "--json")
@@ -102,10 +83,7 @@ def test_from_dcmqrscp_into_a_folder(tmp_path: Path, compressed: bool) -> None:
     with storescp(tmp_path / "scp") as peer:
         moves = {"PACSMIGRATE": ("127.0.0.1", receiver), peer.ae_title: ("127.0.0.1", peer.port)}
         with dcmqrscp(tmp_path / "pacs", moves=moves, files=files) as pacs:
-            destination = 'kind = "folder"\npath = "bucket"'
-            (tmp_path / "migrate.toml").write_text(
-                TOML.format(pacs=pacs.port, title=pacs.ae_title, receiver=receiver, destination=destination)
-            )
+            configure(tmp_path, pacs.port, receiver, ae_title=pacs.ae_title, retry=RETRY)
             done = migrate(tmp_path, "run", "--json")
             report = json.loads(migrate(tmp_path, "report", "--json").stdout)
             for study in {path.parts[-5] for path in objects(tmp_path)}:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 import subprocess
 import sys
@@ -18,29 +17,9 @@ import pytest
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.s3_server import ENVIRONMENT, SEAWEEDFS_PORTS, S3Server, free_ports, seaweedfs
+from tests.runs import bucket, configure, free_port
+from tests.s3_server import SEAWEEDFS_PORTS, S3Server, free_ports, seaweedfs
 
-TOML = """[migration]
-name = "test"
-[source]
-host = "127.0.0.1"
-port = {pacs}
-ae_title = "PRACTICE"
-settle_s = 0.3
-[receiver]
-host = "127.0.0.1"
-port = {receiver}
-[destination]
-kind = "s3"
-bucket = "images"
-endpoint_url = "http://127.0.0.1:{store}"
-workers = 2
-[retry]
-attempts = 2
-first_wait_s = 0.05
-max_wait_s = 0.1
-unreachable_s = {unreachable_s}
-"""
 STUDIES = 20
 
 
@@ -52,16 +31,16 @@ def archive() -> Archive:
 @contextlib.contextmanager
 def pacs_for(folder: Path, archive: Archive, ports: list[int], unreachable_s: float) -> Iterator[None]:
     """The practice PACS, and a configuration that leads from it to the store on `ports`."""
-    (receiver,) = free_ports(1)
+    receiver = free_port()
     with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs:
-        text = TOML.format(pacs=pacs.port, receiver=receiver, store=ports[0], unreachable_s=unreachable_s)
-        (folder / "migrate.toml").write_text(text)
+        configure(folder, pacs.port, receiver, destination=bucket("images", f"http://127.0.0.1:{ports[0]}"),
+                  retry=f"attempts = 2\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = {unreachable_s}")  # fmt: skip
         yield
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "migrate", *words, "--json", "--config", str(folder / "migrate.toml")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **ENVIRONMENT})
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(run: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -20,7 +20,7 @@ from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, Peer
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import TOML, changing, command, data_sets, free_port, left_over, practice_process, truth
+from tests.runs import changing, command, configure, data_sets, free_port, left_over, practice_process, truth
 from tests.s3_server import ENVIRONMENT, SEAWEEDFS_PORTS, free_ports, seaweedfs
 
 S3 = """kind = "s3"
@@ -224,7 +224,7 @@ def test_a_watch_that_waits_ends_at_once(tmp_path: Path, number: int) -> None:
 def test_a_watch_waits_for_a_pacs_that_is_away(tmp_path: Path) -> None:
     """A PACS that dies ends a round and not the watch; when it is back, the rounds are complete again. A refusal ends the watch."""
     port, receiver = free_port(), free_port()
-    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=port, receiver=receiver) + "unreachable_s = 0.1\n")
+    configure(tmp_path, port, receiver, retry="attempts = 6\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 0.1")
     with practice_process(tmp_path, port, receiver) as pacs, watching(tmp_path) as watch:
         watch.wait_for(lambda: any(line.startswith("exit 0") for line in rounds(tmp_path)))
         pacs.kill()
@@ -264,7 +264,7 @@ def test_a_watch_waits_for_a_store_that_is_away(tmp_path: Path) -> None:
 
 def test_a_watch_does_not_wait_for_a_pacs_that_never_was_there(tmp_path: Path) -> None:
     """At the first contact it ends like any run; --every alone is a usage error."""
-    (tmp_path / "migrate.toml").write_text(TOML.format(pacs=free_port(), receiver=free_port()))
+    configure(tmp_path, free_port(), free_port())
     assert command(tmp_path, "run", "--watch").returncode == 20
     assert command(tmp_path, "run", "--every", "5").returncode == 2
     assert command(tmp_path, "run", "--watch", "--every", "0").returncode == 2

@@ -1,4 +1,4 @@
-"""One real S3 server for all contract tests."""
+"""What tests of any kind share: one real S3 server a test process, and the keys that it takes."""
 
 from __future__ import annotations
 
