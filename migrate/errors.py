@@ -13,7 +13,7 @@ PacsMigrateError
 │   ├── DestinationUnreachable     scope run, retryable
 │   ├── DestinationRefused         scope run: credentials, bucket, rights
 │   └── PutFailed · ObjectMissing · ObjectDiffers · KeyTaken     scope instance
-├── LocalError                22   DiskFull · DiskFailing · PortInUse (scope run) · StagedFileLost (scope instance)
+├── LocalError                22   DiskFull · DiskFailing · PortInUse · ProgramMissing (scope run) · StagedFileLost (scope instance)
 └── Interrupted              130
 
 A class says whether trying again can help (`retryable`), how far the trouble reaches (`scope`), how the process ends if
@@ -199,6 +199,12 @@ class DiskFailing(LocalError):
 
 class PortInUse(LocalError):
     default_hint = "Another program listens on [receiver] port. Stop it or choose another port (and tell the PACS)."
+
+
+class ProgramMissing(LocalError):
+    """A program of the operating system that this verb calls is not installed."""
+
+    default_hint = "Install the program that the sentence names."
 
 
 class StagedFileLost(LocalError):

@@ -5,6 +5,8 @@ missing=""
 command -v storescp >/dev/null || missing="$missing dcmtk"
 command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc || missing="$missing orthanc"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
+command -v openssl >/dev/null || missing="$missing openssl"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo -n"; else
   echo "The tests need the Debian packages$missing. Install them: apt-get install$missing" >&2; exit 1; fi

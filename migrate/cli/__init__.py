@@ -8,7 +8,7 @@ import sys
 import click
 
 from migrate import __version__
-from migrate.cli import deciding, listing, looking, moving, probing, starting
+from migrate.cli import deciding, listing, looking, moving, probing, signing, starting
 from migrate.cli.frame import EXIT_CODES, say_error
 from migrate.errors import PacsMigrateError
 
@@ -25,7 +25,7 @@ def cli() -> None:
 
 
 for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, moving.verify,
-                deciding.retry, deciding.accept, deciding.exclude, listing.reconcile, looking.report, starting.practice_pacs):  # fmt: skip
+                deciding.retry, deciding.accept, deciding.exclude, listing.reconcile, looking.report, signing.sign, signing.verify_signature, starting.practice_pacs):  # fmt: skip
     cli.add_command(command)
 
 

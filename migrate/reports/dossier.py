@@ -15,9 +15,8 @@ from migrate.reports import completeness
 from migrate.reports.bag import Objects, sha256, sums_line
 from migrate.reports.status import one_moment
 from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, Table, events, instances
+from migrate.signing import CONTENTS, SIGNATURE
 
-CONTENTS = "contents.sha256"
-SIGNATURE = "dossier.sig"
 _FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "SHA256SUMS",
           "bag/bag-info.txt", "bag/bagit.txt", "bag/manifest-sha256.txt", "bag/tagmanifest-sha256.txt")  # fmt: skip
 _KEY, _PROOF, _SIZE, _FILE = (INSTANCE_COLUMNS.index(name) for name in ("key", "proof", "size_bytes", "file_sha256"))
@@ -28,7 +27,7 @@ def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str) 
 
     Raises UsageError where the folder holds something else or a signed dossier, DiskFailing.
     """
-    refuse_foreign(folder)
+    _refuse_foreign(folder)
     new = folder / ".new"
     try:
         shutil.rmtree(new, ignore_errors=True)
@@ -45,7 +44,7 @@ def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str) 
     return folder / "report.html"
 
 
-def refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(folder: Path) -> None:
     """Nothing but an unsigned dossier of ours is written over. Raises UsageError."""
     if not folder.exists():
         return
@@ -82,4 +81,4 @@ def made_at_ms(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce((SELECT at FROM event ORDER BY id DESC LIMIT 1), 0)").fetchone()[0])
 
 
-__all__ = ["CONTENTS", "SIGNATURE", "made_at_ms", "refuse_foreign", "write_dossier"]
+__all__ = ["made_at_ms", "write_dossier"]
