@@ -39,6 +39,7 @@ from benchmarks.turns import (
     work_folder,
 )
 from migrate.dicom import scu
+from migrate.dicom.move import move
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.model import Received
 from migrate.staging import Staging
@@ -69,7 +70,7 @@ class Ours:
         self._got.clear()
         cpu_s, began = time.process_time(), time.monotonic()
         peer = scu.Peer(HOST, pacs.port, pacs.ae_title, self.ae_title)
-        result = scu.move(peer, self.ae_title, study=shape.study, should_stop=lambda: None)
+        result = move(peer, self.ae_title, study=shape.study, should_stop=lambda: None)
         wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu_s
         if result.status or len(self._got) != shape.count or any(each.ref is None for each in self._got):
             raise RuntimeError(f"C-MOVE answered {result.status:04X}, {len(self._got)} of {shape.count} came")

@@ -18,8 +18,8 @@ from migrate.lists import Entry, Key, StudyList
 from migrate.manifest import Queue
 from migrate.manifest.listed import Standing, standings
 from migrate.model import StudyState
-from migrate.sources.dimse_move import peer_of
 from migrate.sources.listed import Answer, ask_list
+from migrate.sources.peers import peer_of
 
 _SETTLED = (StudyState.MIGRATED, StudyState.EXCLUDED, StudyState.ACCEPTED)
 NOT_FOUND, FAILED, INVALID, ONLY_MANIFEST = "not found", "failed", "invalid", "only in the manifest"

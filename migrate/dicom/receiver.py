@@ -90,10 +90,6 @@ class Receiver:
         with self._lock:
             return max((self._ended_at, *(a.last_byte_at for a in self._associations.values())))
 
-    @property
-    def open_associations(self) -> int:
-        return len(self._associations)
-
     def stop_accepting(self) -> None:
         """Turn new associations down (for now, as the peer is told); those that are open go on."""
         self._accepting = False

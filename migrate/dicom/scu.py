@@ -1,4 +1,4 @@
-"""Asking a PACS: C-ECHO, C-FIND and C-MOVE (PS3.4 A, C), with every ending told apart.
+"""Asking a PACS: C-ECHO and C-FIND (PS3.4 A, C), with every ending told apart; `move` is beside it.
 
 An answer counts only when it ended with Success and every identifier in it could be decoded. Of an answer only the
 attributes that were asked for are handed on; nobody here asks for patient names.
@@ -6,8 +6,7 @@ attributes that were asked for are handed on; nobody here asks for patient names
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal
@@ -16,28 +15,12 @@ from migrate import errors
 from migrate.config import TlsSettings
 from migrate.dicom import dimse
 from migrate.dicom.dimse import BadCommand, BadIdentifier, Kind, Message
-from migrate.dicom.upper_layer import (
-    AcceptedContext,
-    Association,
-    NoConnection,
-    ProposedContext,
-    Rejected,
-    command_pdu,
-)
+from migrate.dicom.pdata import command_pdu
+from migrate.dicom.upper_layer import AcceptedContext, Association, NoConnection, ProposedContext, Rejected
 from migrate.dicom.wire import UpperLayerError
-from migrate.errors import (
-    MoveDestinationUnknown,
-    MoveFailed,
-    QueryFailed,
-    SourceRefused,
-    SourceStalled,
-    SourceUnreachable,
-)
+from migrate.errors import QueryFailed, SourceRefused, SourceUnreachable
 
 Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
-MAX_SOPS = 900
-"""So many UIDs fit into one IMAGE-level request in an explicit VR (65,534 bytes)."""
-_CANCEL_S = 2.0
 _SYNTAXES = (dimse.IMPLICIT_LE, dimse.EXPLICIT_LE)
 
 
@@ -68,19 +51,6 @@ class Peer:
 
     def __str__(self) -> str:
         return f"{self.ae_title}@{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class MoveResult:
-    """The final C-MOVE response (PS3.4 C.4.2.1.6); numbers that the PACS does not give are None, never 0."""
-
-    status: int
-    completed: int | None = None
-    failed: int | None = None
-    warning: int | None = None
-    remaining: int | None = None
-    failed_sops: tuple[str, ...] = ()
-    comment_present: bool = False
 
 
 def clean_text(raw: bytes) -> str:
@@ -125,7 +95,7 @@ def echo(peer: Peer) -> None:
         fields: dict[int, int | str] = {dimse.COMMAND_FIELD: dimse.C_ECHO, dimse.MESSAGE_ID: 1}
         fields[dimse.SOP_CLASS] = dimse.VERIFICATION
         association.send_command(context.id, dimse.encode_command(fields))
-        status = _answer(dimse.receive(association), dimse.C_ECHO, 1)[1]
+        status = answer(dimse.receive(association), dimse.C_ECHO, 1)[1]
     except (UpperLayerError, BadCommand) as error:
         association.abort()
         raise SourceUnreachable(f"The PACS {peer} does not answer C-ECHO: {error}.") from error
@@ -181,12 +151,12 @@ class FindSession:
         syntax, whole = context.transfer_syntax, False
         usual: bytes | None = None  # what the last row's command came as: mostly the next one's is the same
         try:
-            _ask(association, context, dimse.C_FIND, self._message_id, identifier)
+            ask(association, context, dimse.C_FIND, self._message_id, identifier)
             while True:
                 row = None if usual is None else association.dataset_after(usual)
                 if row is None:
-                    message, status = _answer(dimse.receive(association), dimse.C_FIND, self._message_id)
-                    if not _is_pending(status):
+                    message, status = answer(dimse.receive(association), dimse.C_FIND, self._message_id)
+                    if not is_pending(status):
                         break
                     self.saw_ff01 |= status == dimse.PENDING_WARNING
                     row = message.dataset
@@ -208,128 +178,15 @@ class FindSession:
                 association.abort()
 
 
-def move(
-    peer: Peer,
-    destination_ae: str,
-    *,
-    study: str,
-    series: str | None = None,
-    sops: Sequence[str] = (),
-    patient: str | None = None,
-    should_stop: Callable[[], str | None],
-    poll_s: float = 0.5,
-) -> MoveResult:
-    """Have the PACS send a study, a series of it or up to `MAX_SOPS` instances of that; returns its final answer.
-
-    `patient` is the study's PatientID, which a PACS that knows only Patient Root may insist on (PS3.4 C.6.1.1); it is in no error.
-    Waits as long as `should_stop`, asked about every `poll_s`, returns None. Its reason cancels, aborts after 2 s at
-    most, and is raised as SourceStalled. Raises also MoveDestinationUnknown (A801), MoveFailed (the association broke),
-    SourceUnreachable, SourceRefused; ValueError for too many instances, or some without their series.
-    """
-    if len(sops) > MAX_SOPS or (sops and series is None):
-        raise ValueError(f"at most {MAX_SOPS} instances of one series")
-    keys: dict[int, str] = {dimse.STUDY_UID: study}
-    level: Level = "STUDY"
-    if series is not None:
-        keys[dimse.SERIES_UID], level = series, "SERIES"
-    if sops:
-        keys[dimse.SOP_UID], level = "\\".join(sops), "IMAGE"
-    if patient is not None:
-        keys[dimse.PATIENT_ID] = patient
-    association = associate(peer, dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE, timeout_s=peer.answer_s)
-    context = association.context_for(dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE)
-    assert context is not None
-    identifier = dimse.encode_identifier({**keys, dimse.QUERY_LEVEL: level}, context.transfer_syntax)
-    try:
-        _ask(association, context, dimse.C_MOVE, 1, identifier, destination_ae)
-        message, status = _final_move_answer(association, context, should_stop, poll_s)
-        result = _move_result(message, status, context)
-    except (UpperLayerError, BadCommand) as error:
-        association.abort()
-        raise MoveFailed(f"C-MOVE of study {study} broke off: {error}.") from error
-    except BaseException:
-        association.abort()
-        raise
-    association.release()
-    if status == dimse.DESTINATION_UNKNOWN:
-        raise MoveDestinationUnknown(f"The PACS {peer} does not know {destination_ae} as a C-MOVE destination (A801).")
-    return result
-
-
-class _Stop(Exception):
-    """The wait is over; carries the reason."""
-
-
-def _final_move_answer(
-    association: Association, context: AcceptedContext, should_stop: Callable[[], str | None], poll_s: float
-) -> tuple[Message, int]:
-    asked_at = time.monotonic()
-
-    def ask_whether_to_stop() -> None:
-        nonlocal asked_at
-        asked_at = time.monotonic()
-        if reason := should_stop():
-            raise _Stop(reason)
-
-    # While images flow a PACS may say nothing for hours; whether that is too long is for `should_stop` to say.
-    association.timeout_s, association.idle, association.poll_s = None, ask_whether_to_stop, poll_s
-    try:
-        while True:
-            message, status = _answer(dimse.receive(association), dimse.C_MOVE, 1)
-            if not _is_pending(status):
-                return message, status
-            if time.monotonic() - asked_at >= poll_s:
-                ask_whether_to_stop()
-    except _Stop as stop:
-        _cancel(association, context)
-        raise SourceStalled(f"{stop}") from None
-
-
-def _cancel(association: Association, context: AcceptedContext) -> None:
-    """C-CANCEL (PS3.7 9.3.2.3), and a short wait for the answer; many PACSs ignore it, so the caller aborts."""
-    give_up = time.monotonic() + _CANCEL_S
-    association.idle = None
-    try:
-        fields = {dimse.COMMAND_FIELD: dimse.C_CANCEL, dimse.RESPONDED_TO: 1}
-        association.timeout_s = _CANCEL_S
-        association.send_command(context.id, dimse.encode_command(fields))
-        while (left := give_up - time.monotonic()) > 0 and association.wait(left):
-            association.timeout_s = max(left, 0.1)
-            _, status = _answer(dimse.receive(association), dimse.C_MOVE, 1)
-            if not _is_pending(status):
-                return
-    except (UpperLayerError, BadCommand):
-        return
-
-
-def _move_result(message: Message, status: int, context: AcceptedContext) -> MoveResult:
-    failed_sops: tuple[str, ...] = ()
-    if message.dataset:
-        try:
-            row = dimse.decode_identifier(message.dataset, context.transfer_syntax)
-        except BadIdentifier:
-            row = {}  # only a hint: what is missing is told by the UIDs that came
-        failed_sops = tuple(uid for part in row.get(dimse.FAILED_SOPS, b"").split(b"\\") if (uid := clean_text(part)))
-    number = message.command.number
-    return MoveResult(
-        status,
-        completed=number(dimse.COMPLETED),
-        failed=number(dimse.FAILED),
-        warning=number(dimse.WARNING),
-        remaining=number(dimse.REMAINING),
-        failed_sops=failed_sops,
-        comment_present=bool(message.command.text(dimse.COMMENT)),
-    )
-
-
-def _is_pending(status: int) -> bool:
+def is_pending(status: int) -> bool:
     """True for FF00 and FF01."""
     return dimse.classify(status) is Kind.PENDING
 
 
-def _ask(
+def ask(
     association: Association, context: AcceptedContext, service: int, id_: int, identifier: bytes, destination: str = ""
 ) -> None:
+    """Send a request with its identifier. Raises Lost, TimedOut."""
     fields: dict[int, int | str] = {
         dimse.COMMAND_FIELD: service,
         dimse.SOP_CLASS: context.abstract_syntax,
@@ -343,7 +200,7 @@ def _ask(
     association.send_dataset(context.id, identifier)
 
 
-def _answer(message: Message | None, service: int, id_: int) -> tuple[Message, int]:
+def answer(message: Message | None, service: int, id_: int) -> tuple[Message, int]:
     """The response and its status. Raises BadCommand unless it answers our request."""
     if message is None:
         raise BadCommand("the PACS released the association instead of answering")

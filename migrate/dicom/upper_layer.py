@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from migrate.config import TlsSettings
 from migrate.dicom import negotiation as pdus
+from migrate.dicom import pdata
 from migrate.dicom import tls as transport
 from migrate.dicom.negotiation import AcceptedContext, AssociateRequest, ProposedContext, Rejected
 from migrate.dicom.wire import Aborted, Lost, Malformed, NoConnection, TimedOut, UpperLayerError, Wire
@@ -34,21 +35,12 @@ __all__ = [
 ]
 
 MAX_NEGOTIATION_BYTES = 1 << 18  # 128 contexts with 40 transfer syntaxes each need no more
-MAX_PDU_BYTES = 64 << 20
-_SEND_BYTES = 1 << 18
 _DEFAULT_PDU = 131072
-_HEADERS = struct.Struct(">BBIIBB")  # of a P-DATA PDU and of its first fragment
-_SMALLEST_PDU = 128  # a peer that announces less is not believed: one byte a PDU would never end
 
 Fragment = tuple[int, bool, bool, memoryview]
 """(context ID, is it a command, does it end the command or data set, the bytes: valid until the next read)."""
 Choose = Callable[[ProposedContext], str | None]
 Admit = Callable[[AssociateRequest], Rejected | None]
-
-
-def command_pdu(context_id: int, command: bytes) -> bytes:
-    """A command set as one P-DATA PDU with one fragment (PS3.8 9.3.5)."""
-    return _HEADERS.pack(pdus.DATA, 0, len(command) + 6, len(command) + 2, context_id, 3) + command
 
 
 class Association(Wire):
@@ -229,8 +221,8 @@ class Association(Wire):
                 start, have = self._start, self._end - self._start
                 if not self._buffer.startswith(command_pdu if have >= size else command_pdu[:have], start):
                     return None
-                if have >= size + _HEADERS.size:
-                    kind, _, length, count, context_id, control = _HEADERS.unpack_from(self._buffer, start + size)
+                if have >= size + pdata.HEADERS.size:
+                    kind, _, length, count, context_id, control = pdata.HEADERS.unpack_from(self._buffer, start + size)
                     whole = size + 6 + length
                     if (kind, control, context_id, count) != (pdus.DATA, 2, command_pdu[10], length - 4):
                         return None
@@ -238,7 +230,7 @@ class Association(Wire):
                         return None
                     if have >= whole:
                         self._start = start + whole
-                        return bytes(self._view[start + size + _HEADERS.size : start + whole])
+                        return bytes(self._view[start + size + pdata.HEADERS.size : start + whole])
                 self._need(have + 1)
         except UpperLayerError:
             self.close()
@@ -262,7 +254,7 @@ class Association(Wire):
         start = self._need(6)
         kind, length = self._buffer[start], int.from_bytes(self._buffer[start + 2 : start + 6], "big")
         if kind == pdus.DATA:
-            if length > MAX_PDU_BYTES:
+            if length > pdata.MAX_PDU_BYTES:
                 raise Malformed(f"a P-DATA PDU of {length} bytes is beyond any reason")
             if 0 < length < 6:
                 raise Malformed("a P-DATA PDU is too short for a fragment")
@@ -310,22 +302,8 @@ class Association(Wire):
         )
 
     def _send_fragments(self, context_id: int, command: int, pieces: Iterable[bytes | memoryview]) -> None:
-        most = max(self.peer_max_pdu or _DEFAULT_PDU, _SMALLEST_PDU) - 6
-        most = min(most, _SEND_BYTES)
-        out = bytearray()
-        held: bytes | memoryview = b""
-        for piece in pieces:
-            for offset in range(0, len(piece), most):
-                if held:
-                    out += struct.pack(">BBIIBB", pdus.DATA, 0, len(held) + 6, len(held) + 2, context_id, command)
-                    out += held
-                    if len(out) >= _SEND_BYTES:
-                        self._send(out)
-                        out = bytearray()
-                held = piece[offset : offset + most]
-        out += struct.pack(">BBIIBB", pdus.DATA, 0, len(held) + 6, len(held) + 2, context_id, command | 2)
-        out += held
-        self._send(out)
+        for part in pdata.framed(context_id, command, pieces, self.peer_max_pdu or _DEFAULT_PDU):
+            self._send(part)
 
     # -- endings
     def release(self, wait_s: float = 10.0) -> None:

@@ -13,12 +13,13 @@ from pydicom import dcmread
 from pydicom.tag import Tag
 
 from migrate.config import ReceiverConfig
+from migrate.dicom.move import move
 from migrate.dicom.receiver import Receiver, ReceiverSettings
-from migrate.dicom.scu import Peer, move
+from migrate.dicom.scu import Peer
 from migrate.dicom.trial import Clock
 from migrate.errors import PacsMigrateError
 from migrate.model import HabitLearned, InstanceRef, Received
-from migrate.sources.dimse_move import addresses
+from migrate.sources.peers import addresses
 from migrate.staging import Staging
 
 _MOVE_S, _LATE_S = 12.0, 2.0

@@ -61,7 +61,7 @@ class Bench:
         return len(os.listdir("/proc/self/fd"))
 
     def idle(self) -> None:
-        until(lambda: not self.receiver._sockets and not self.receiver.open_associations)
+        until(lambda: not self.receiver._sockets and not self.receiver._associations)
 
     def served(self) -> None:
         """A real association stores an image within a second."""

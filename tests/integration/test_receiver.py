@@ -59,7 +59,7 @@ class Bench:
         return Association.request(HOST, self.port, calling=calling, called="X", contexts=offers, timeout_s=10)
 
     def idle(self) -> None:
-        until(lambda: self.receiver.open_associations == 0 and not self.receiver._sockets)
+        until(lambda: not self.receiver._associations and not self.receiver._sockets)
 
 
 def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:

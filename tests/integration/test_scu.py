@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from migrate import errors
 from migrate.dicom import dimse, scu
+from migrate.dicom.move import MoveResult, move
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.model import Received
@@ -106,7 +107,7 @@ def test_move_brings_the_instance(pacs: PeerServer, receiver: tuple[Receiver, li
     """At each level the PACS sends the instance to our receiver and ends with Success and its count."""
     got = receiver[1]
     got.clear()
-    result = scu.move(
+    result = move(
         peer_of(pacs), "MIGRATE", study=CT.StudyInstanceUID, series=None if level == "STUDY" else CT.SeriesInstanceUID,
         sops=(CT.SOPInstanceUID,) if level == "IMAGE" else (), should_stop=never,
     )  # fmt: skip
@@ -120,7 +121,7 @@ def test_unknown_destination(tmp_path: Path) -> None:
         dicom_peers.dcmqrscp(tmp_path, files=[SAMPLES / "CT_small.dcm"]) as server,
         pytest.raises(errors.MoveDestinationUnknown) as caught,
     ):
-        scu.move(peer_of(server), "NOBODY", study=CT.StudyInstanceUID, should_stop=never)
+        move(peer_of(server), "NOBODY", study=CT.StudyInstanceUID, should_stop=never)
     assert "destination" in caught.value.hint
 
 
@@ -339,7 +340,7 @@ def test_stopping_a_move_cancels_and_raises(obeys: bool) -> None:
     started = time.monotonic()
     with scripted(script) as peer:
         with pytest.raises(errors.SourceStalled, match="too slow"):
-            scu.move(
+            move(
                 peer, "MIGRATE", study="1.2", poll_s=0.05,
                 should_stop=lambda: "too slow" if time.monotonic() - started > 0.3 else None,
             )  # fmt: skip
@@ -351,11 +352,11 @@ def test_absent_numbers_are_none_and_failed_uids_are_told() -> None:
     """A final answer without counts has None for them, and its list of failed UIDs comes along."""
     failed = dimse.encode_identifier({dimse.FAILED_SOPS: "1.2\\1.3"}, dimse.IMPLICIT_LE)
     with scripted(answers((0xB000, failed))) as peer:
-        result = scu.move(peer, "MIGRATE", study="1.2", should_stop=never)
-    assert scu.MoveResult(0xB000, failed_sops=("1.2", "1.3")) == result
+        result = move(peer, "MIGRATE", study="1.2", should_stop=never)
+    assert MoveResult(0xB000, failed_sops=("1.2", "1.3")) == result
 
 
 def test_abort_in_a_move() -> None:
     """An association that breaks in the middle of a move is MoveFailed."""
     with scripted(lambda there, _: there.abort()) as peer, pytest.raises(errors.MoveFailed):
-        scu.move(peer, "MIGRATE", study="1.2", should_stop=never)
+        move(peer, "MIGRATE", study="1.2", should_stop=never)

@@ -1,0 +1,71 @@
+"""The preflight of a PACS: it answers, it shows studies, and it sends to us."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from typing import TYPE_CHECKING
+
+from migrate.dicom.scu import FindSession, echo
+from migrate.errors import NothingSent, PacsMigrateError, QueryFailed
+from migrate.model import Finding, StudyPlanned, Wanted, Window
+from migrate.sources.attempt import Attempt
+from migrate.sources.study_rows import PATIENT_ID
+
+if TYPE_CHECKING:
+    from migrate.sources.dimse_move import DimseMove
+
+
+def check(source: DimseMove) -> list[Finding]:
+    """C-ECHO, C-FIND, and a C-MOVE of one instance to ourselves."""
+    findings: list[Finding] = []
+    try:
+        echo(source.peer)
+        findings.append(Finding("C-ECHO", "ok", f"{source.settings.ae_title} answers.", part="source"))
+        study = _sample(source)
+        if study is None:
+            findings.append(Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source"))
+            return findings
+        findings.append(Finding("C-FIND", "ok", "The PACS shows studies and their images.", part="source"))
+        findings.append(_check_move(source, study))
+    except PacsMigrateError as error:
+        findings.append(Finding("PACS", "fail", str(error), error.hint, "source"))
+    return findings
+
+
+def _sample(source: DimseMove) -> StudyPlanned | None:
+    """A study with images, from the newest months back; the first rows are enough."""
+    with source.asking() as session:
+        if source.patients.insists(session):
+            return _sample_of_patients(source, session)
+    today = datetime.date.today()
+    windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
+    for window in [*windows, Window(None, None, "all")]:
+        with contextlib.suppress(QueryFailed):
+            with contextlib.closing(source.studies(window)) as found:
+                rows = [row for _, row in zip(range(5), found, strict=False)]
+            for row in rows:
+                plan = source.instances(row.study)
+                if any(series.sops for series in plan.series):
+                    return plan
+    return None
+
+
+def _sample_of_patients(source: DimseMove, session: FindSession) -> StudyPlanned | None:
+    for patient in list(source.patients.some(session, 5)):
+        for row in list(source.rows(session, Window(None, None, "all"), {PATIENT_ID: patient}, 0)):
+            plan = source.listed(session, row.study, {PATIENT_ID: patient})
+            if any(series.sops for series in plan.series):
+                return plan
+    return None
+
+
+def _check_move(source: DimseMove, plan: StudyPlanned) -> Finding:
+    series = next(series for series in plan.series if series.sops)
+    attempt = Attempt(source, plan.study, Wanted())
+    with attempt:
+        attempt.ask(series.series, series.sops[:1])
+        if attempt.arrived():
+            return Finding("C-MOVE", "ok", "The PACS sends to us.", part="source")
+    hint = NothingSent.default_hint
+    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.said()}).", hint, "source")
