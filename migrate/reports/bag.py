@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 from pathlib import Path
 
 from migrate import __version__
+from migrate.reports.moment import utc
 
 _DECLARATION = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 
@@ -31,7 +31,7 @@ class Objects:
         """Write the bag's other tag files. `at_ms` becomes its Bagging-Date."""
         self._sums.close()
         self._manifest.close()
-        date = datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).date()
+        date = utc(at_ms).date()
         tags = {
             "bagit.txt": _DECLARATION,
             "bag-info.txt": f"Bag-Software-Agent: pacs-migrate {__version__}\nBagging-Date: {date}\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from migrate.manifest.file import now_ms
 from migrate.model import HabitLearned, Proof, StudyState
 from migrate.reports.coverage import Coverage, coverage, coverage_document
 from migrate.reports.habits import words
+from migrate.reports.moment import utc
 from migrate.reports.oddities import habits, suspicious, tallies_that_differ
 from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
 from migrate.reports.status import instance_counts, is_complete, one_moment, status
@@ -70,7 +70,7 @@ def _report(connection: sqlite3.Connection, covered: Coverage, at_ms: int) -> di
     return {
         "schema": 1,
         "migration": name[0] if name else "",
-        "generated_at": datetime.datetime.fromtimestamp(at_ms // 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "generated_at": f"{utc(at_ms):%Y-%m-%dT%H:%M:%SZ}",
         "complete": document["complete"] and not wrong,
         "studies": document["studies"],
         "instances": instance_counts(connection),

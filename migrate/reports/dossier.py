@@ -13,13 +13,16 @@ from pathlib import Path
 from migrate.errors import DiskFailing, UsageError
 from migrate.reports import completeness
 from migrate.reports.bag import Objects, sha256, sums_line
-from migrate.reports.status import one_moment
+from migrate.reports.inventory import Inventory, base_uri
+from migrate.reports.moment import last_fact_ms
+from migrate.reports.status import is_complete, one_moment
 from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, Table, events, instances
 from migrate.signing import CONTENTS, SIGNATURE
 
-_FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "SHA256SUMS",
+_FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "SHA256SUMS", "inventory.dcm",
           "bag/bag-info.txt", "bag/bagit.txt", "bag/manifest-sha256.txt", "bag/tagmanifest-sha256.txt")  # fmt: skip
-_KEY, _PROOF, _SIZE, _FILE = (INSTANCE_COLUMNS.index(name) for name in ("key", "proof", "size_bytes", "file_sha256"))
+_COPY, _KEY, _PROOF, _SIZE, _FILE = map(INSTANCE_COLUMNS.index, ("copy", "key", "proof", "size_bytes", "file_sha256"))
+_LISTED = tuple(map(INSTANCE_COLUMNS.index, ("study", "series", "sop", "modality", "sop_class", "transfer_syntax", "key", "file_sha256")))
 
 
 def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str) -> Path:
@@ -59,13 +62,16 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
-    at_ms = made_at_ms(connection)
+    at_ms = last_fact_ms(connection)
     objects = Objects(folder)
-    with Table(folder / "instances.csv.gz", INSTANCE_COLUMNS) as table:
+    listed = Inventory(folder / "inventory.dcm", connection, at_ms=at_ms, base_uri=base_uri(connection, prefix), complete=is_complete(connection))
+    with Table(folder / "instances.csv.gz", INSTANCE_COLUMNS) as table, listed:
         for row in instances(connection, prefix):
             table.row(row)
             if row[_PROOF] is not None:
                 objects.add(row[_KEY], row[_FILE], row[_SIZE])
+                if row[_COPY] is None:
+                    listed.add(*(row[column] for column in _LISTED))
     with Table(folder / "events.csv.gz", EVENT_COLUMNS) as table:
         for row in events(connection):
             table.row(row)
@@ -74,11 +80,3 @@ def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
     completeness.write_files(connection, folder, at_ms=at_ms)
     lines = [sums_line(sha256(folder / each), each) for each in sorted(_FILES)]
     (folder / CONTENTS).write_text("".join(lines), encoding="utf-8", newline="")
-
-
-def made_at_ms(connection: sqlite3.Connection) -> int:
-    """The time of the last fact."""
-    return int(connection.execute("SELECT coalesce((SELECT at FROM event ORDER BY id DESC LIMIT 1), 0)").fetchone()[0])
-
-
-__all__ = ["made_at_ms", "write_dossier"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
+import importlib.resources
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pydicom
 import pytest
 
 from tests.runs import command, data_sets, practice
@@ -102,3 +104,50 @@ def test_other_files_are_left_alone(migration: Path, tmp_path: Path) -> None:
         done = command(migration, "report", "--dossier", str(folder))
         assert (done.returncode, [path.name for path in folder.iterdir()]) == (2, [name])
         assert "Hint" in done.stderr
+
+
+def test_the_dicom_inventory_lists_what_is_proven(migration: Path) -> None:
+    """pydicom and DCMTK read the Inventory; it names each proven object with its SHA-256, and nobody's name."""
+    path = migration / "dossier" / "inventory.dcm"
+    assert subprocess.run(["dcmdump", "-q", str(path)], capture_output=True).returncode == 0
+    data_set = pydicom.dcmread(path)
+    found = {
+        (study.StudyInstanceUID, series.SeriesInstanceUID, instance.SOPInstanceUID): instance.FileAccessSequence[0]
+        for study in data_set.InventoriedStudiesSequence for series in study.InventoriedSeriesSequence for instance in series.InventoriedInstancesSequence
+    }  # fmt: skip
+    assert set(found) == set(data_sets(migration))
+    for access in found.values():
+        assert hashlib.sha256(Path(access.FileAccessURI.removeprefix("file://")).read_bytes()).digest() == access.MAC
+    studies = data_set.InventoriedStudiesSequence
+    assert data_set.InventoryCompletionStatus == "PARTIAL" and data_set.TotalNumberOfStudyRecords == len(studies)
+    assert sum(study.NumberOfStudyRelatedInstances for study in studies) == len(found)
+    assert {str(study.PatientName) + study.PatientID + study.AccessionNumber for study in studies} == {""}
+
+
+def test_the_dicom_inventory_has_what_the_standard_requires(migration: Path) -> None:
+    """Each attribute of Type 1 and 2 of PS3.3 C.38.1, as highdicom's tables have them, is there; those of Type 1 have values."""
+    tables = json.loads((importlib.resources.files("highdicom") / "_standard" / "module_attribute_map.json").read_text())
+    required = [entry for name in ("inventory", "general-equipment", "sop-common") for entry in tables[name] if entry["type"] in ("1", "2")]
+    levels: list[tuple[list[str], list[pydicom.Dataset]]] = [([], [pydicom.dcmread(migration / "dossier" / "inventory.dcm")])]
+    for name in ("InventoriedStudiesSequence", "InventoriedSeriesSequence", "InventoriedInstancesSequence"):
+        path, above = levels[-1]
+        levels.append(([*path, name], [item for data_set in above for item in data_set[name].value]))
+    checked = 0
+    for path, data_sets_there in levels:
+        for entry in (entry for entry in required if entry["path"] == path):
+            checked += 1
+            for data_set in data_sets_there:
+                assert entry["keyword"] in data_set, entry
+                assert entry["type"] == "2" or data_set[entry["keyword"]].value not in (None, "", []), entry
+    assert checked > 30
+
+
+def test_dciodvfy_finds_only_that_it_knows_no_inventories(migration: Path, tmp_path: Path) -> None:
+    """dicom3tools' validator has no table of this IOD and stops at the VR UV; encoding and values of all the rest are sound to it."""
+    data_set = pydicom.dcmread(migration / "dossier" / "inventory.dcm")
+    data_set.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian  # it reads no deflated ones
+    del data_set.TotalNumberOfStudyRecords
+    data_set.save_as(tmp_path / "inventory.dcm")
+    checked = subprocess.run([Path(sys.executable).with_name("dciodvfy"), str(tmp_path / "inventory.dcm")], capture_output=True, text=True)
+    said = [line for line in checked.stderr.splitlines() if "needed to build DICOMDIR" not in line]
+    assert said == ["Error - Information Object Not found"]
