@@ -355,12 +355,16 @@ class InstanceStaged:
 
 @dataclass(frozen=True, slots=True)
 class RetrieveEnded:
-    """One attempt at a study ended; the manifest compares UID sets. `status` is the last C-MOVE status (PS3.4 C.4.2)."""
+    """One attempt at a study ended; the manifest compares UID sets. `status` is the last C-MOVE status (PS3.4 C.4.2).
+
+    `whole`: a C-MOVE of the whole study ended without a failure in it, and no less came than it counts.
+    """
 
     study: StudyRef
     status: int | None = None
     error: str | None = None
     detail: str = ""
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,7 +119,7 @@ class Queue:
             missing[uid] = tuple(sop for (sop,) in sops)
             if arrived:
                 begun.add(uid)
-        return Wanted(not ended and not attempts, missing, frozenset(begun))
+        return Wanted(not ended and not (attempts and missing), missing, frozenset(begun))
 
     def next_due_ms(self, *, windows_only: bool = False) -> int | None:
         """When the earliest put-off work falls due; None where nothing waits for a time."""

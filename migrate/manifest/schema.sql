@@ -83,7 +83,7 @@ CREATE TABLE study(
   time TEXT,                         -- StudyTime as the PACS gives it; NULL: none
   axes INTEGER NOT NULL DEFAULT 0,   -- how it was ever found, added up: 1 by date, 2 without a key, 4 by PatientID, 8 by AccessionNumber, 16 by modality, 32 by a list
   listed_instances INTEGER,          -- IMAGE rows of the last answer: what counts
-  retrieve_ended INTEGER NOT NULL DEFAULT 0, -- 1: an attempt at the whole study has ended, all that came is durable
+  retrieve_ended INTEGER NOT NULL DEFAULT 0, -- 1: asked for as a whole, all that came is durable, and nothing tells that more should have come
   confirmed INTEGER NOT NULL DEFAULT 0, -- 1: asked once more at IMAGE level after everything was proven
   attempts INTEGER NOT NULL DEFAULT 0, -- failed attempts in this state
   not_before INTEGER NOT NULL DEFAULT 0, -- time of the next try

@@ -167,7 +167,20 @@ def planned(manifest: Manifest, plan: StudyPlanned) -> None:
         "retrieve_ended = max(retrieve_ended, ?) WHERE id = ?",
         listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(empty), study_id,
     )  # fmt: skip
+    claim, known, _ = _numbers(manifest, study_id)
+    if claim > known:  # the list may be cut short: what the study as a whole brings tells more
+        manifest.execute("UPDATE study SET retrieve_ended = 0 WHERE id = ?", study_id)
     manifest.set_state(study_id, StudyState.PLANNED)
+
+
+def _numbers(manifest: Manifest, study_id: int) -> tuple[int, int, int]:
+    """(instances that the PACS claims at most, instances that are known, those of them that no answer lists)."""
+    return manifest.one(  # type: ignore[return-value]
+        "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), "
+        "(SELECT coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = study.id), "
+        "(SELECT count(*) FROM series JOIN instance ON series_id = series.id WHERE study_id = study.id AND listed = 0) "
+        "FROM study WHERE id = ?", study_id,
+    )  # fmt: skip
 
 
 def _list(manifest: Manifest, plan: StudyPlanned) -> None:
@@ -202,19 +215,27 @@ def confirmed(manifest: Manifest, plan: StudyPlanned) -> None:
 
 
 def retrieve_ended(manifest: Manifest, ended: RetrieveEnded) -> None:
-    """An attempt ended and all that came is durable: the UID sets decide."""
+    """An attempt ended and all that came is durable: the UID sets decide, as far as the list can be believed.
+
+    A list may be cut short, too. Where the PACS claims more than it lists and sends, that is an old archive's wrong number
+    as long as the study as a whole has come without a failure, and nothing came that no answer lists.
+    """
     uid = ended.study.study
     study_id = manifest.study_id(uid)
     manifest.arrived.pop(uid, None)
-    manifest.execute("UPDATE study SET retrieve_ended = 1 WHERE id = ?", study_id)
     manifest.touched.add(study_id)
-    missing, total = manifest.one(
-        "SELECT coalesce(sum(expected), 0), coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = ?", study_id
-    )  # fmt: skip
-    state = manifest.one("SELECT state FROM study WHERE id = ?", study_id)[0]
-    if missing and state == StudyState.PLANNED:
-        detail = f"{missing} of {total} instances did not come. {ended.detail}".strip()
-        failed(manifest, Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", detail))
+    state, ended_before = manifest.one("SELECT state, retrieve_ended FROM study WHERE id = ?", study_id)
+    claim, known, unlisted = _numbers(manifest, study_id)
+    believed = claim <= known or (not unlisted and (ended.whole or ended_before))
+    manifest.execute("UPDATE study SET retrieve_ended = ? WHERE id = ?", int(believed), study_id)
+    missing = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
+    if state != StudyState.PLANNED or (believed and not missing):
+        return
+    detail = f"{missing} of {known} instances did not come." if missing else ""
+    if not believed:
+        listed = f"{known - unlisted} are listed" + (f", {unlisted} more came" if unlisted else "")
+        detail += f" The PACS claims {claim} instances, but {listed}: its lists are cut short, or its number is wrong."
+    failed(manifest, Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", f"{detail} {ended.detail}".strip()))
 
 
 def failed(manifest: Manifest, failure: Failed) -> None:

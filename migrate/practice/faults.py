@@ -13,6 +13,7 @@ from collections.abc import Collection
 FAULTS: dict[str, str] = {
     # How many answers, and to which questions.
     "silent-cap": "answers at most ROWS PATIENT or STUDY rows and says Success",
+    "image-cap": "answers at most ROWS SERIES or IMAGE rows and says Success",
     "refuse-many": "sends ROWS PATIENT or STUDY rows and, where there are more, refuses then (A700)",
     "refuse-wide": "refuses (A700) a STUDY query of more than DAYS days or without a date key",
     "ignore-date": "ignores the StudyDate key",
@@ -65,6 +66,7 @@ FAULTS: dict[str, str] = {
 
 DEFAULTS: dict[str, int | float] = {
     "silent-cap": 5,
+    "image-cap": 2,
     "refuse-many": 5,
     "refuse-wide": 366,
     "new-studies": 10,

@@ -127,6 +127,8 @@ class Find:
             if query.level in ("PATIENT", "STUDY"):
                 matches = islice(self._shown(query, matches), self.conduct.number("silent-cap"))
                 most = self.conduct.number("refuse-many")
+            else:
+                matches = islice(matches, self.conduct.number("image-cap"))
             status = self._send(query, matches, most, asked)
         except BadQuery:
             status = dimse.IDENTIFIER_MISMATCH

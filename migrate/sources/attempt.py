@@ -6,6 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from migrate.dicom.dimse import SUBOPERATIONS_FAILED, SUCCESS
 from migrate.dicom.move import MAX_SOPS, MoveResult, move
 from migrate.model import Received, StudyRef, Wanted
 
@@ -43,6 +44,7 @@ class Attempt:
         self._turned_away = source.staging.turned_away
         self.status: int | None = None
         self._results: list[MoveResult] = []
+        self._whole: MoveResult | None = None
 
     def __enter__(self) -> Attempt:
         with self._source.arrivals.lock:
@@ -62,6 +64,13 @@ class Attempt:
         arrived = self.arrived()
         left = {series: tuple(sop for sop in sops if (series, sop) not in arrived) for series, sops in self._wanted.series.items()}
         return {series: sops for series, sops in left.items() if sops}
+
+    def whole(self) -> bool:
+        """Whether the study was asked for as a whole, and the PACS's answer leaves no doubt that all of it came."""
+        result = self._whole
+        if result is None or result.failed or not (result.status == SUCCESS or (result.status == SUBOPERATIONS_FAILED and result.failed == 0)):
+            return False
+        return (result.completed or 0) + (result.warning or 0) <= len(self.arrived())
 
     def was_turned_away(self) -> bool:
         """True if something is missing and our disk has turned data sets away since this was asked last."""
@@ -94,6 +103,8 @@ class Attempt:
             )
         self.status = result.status
         self._results.append(result)
+        if series is None:
+            self._whole = result
         self.settle()
 
     def settle(self) -> None:

@@ -185,7 +185,7 @@ class DimseMove:
                     raise local_error(self.staging.trouble, "receiving images") from self.staging.trouble
             if attempt.status == 0 and not attempt.arrived() and attempt.missing():
                 self._nothing_came(study)
-            return RetrieveEnded(study, attempt.status, error, detail or attempt.said())
+            return RetrieveEnded(study, attempt.status, error, detail or attempt.said(), attempt.whole())
 
     def _asked(self, attempt: Attempt, *, whole: bool) -> tuple[str | None, str]:
         """Ask once; (error, detail) of a failure that reaches no further than the study."""
