@@ -16,6 +16,7 @@ from migrate import reconcile
 from migrate.config import Config
 from migrate.destinations import close_shared, open_destination, shared_destination
 from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
+from migrate.failpoints import reach
 from migrate.host import stop_signals
 from migrate.lists import StudyList
 from migrate.manifest import Effects, Lock, Manifest, Queue
@@ -77,6 +78,7 @@ class Migration:
             self.manifest = Manifest(config.manifest, identity=identity, policy=config.retry, create=self._create)
             stack.callback(self._close_manifest)
             self.manifest.begin_run(self.verb, config.operator, config.sha256)
+            reach("run-begun")
             self.queue = Queue(config.manifest, prefix=self.prefix)
             stack.callback(self.queue.close)
             stack.callback(close_shared)
@@ -101,6 +103,7 @@ class Migration:
         """
         self._staging = Staging(self.config.staging, max_bytes=self.config.staging_max_bytes)
         self._staging.sweep({self._path(item) for item in self.queue.in_staging()})
+        reach("staging-swept")
         self._destination = shared_destination(self.config.destination)
         pipeline = Pipeline(
             self.manifest,
@@ -114,6 +117,7 @@ class Migration:
         with stop_signals(pipeline.stop):
             if not only_enumerate:
                 self._destination.prepare()
+                reach("destination-prepared")
             try:
                 self._round(pipeline, only_enumerate, watch)
                 while watch is not None:
@@ -126,6 +130,7 @@ class Migration:
                     pipeline.close()
         self._staging.close()
         self._staging.tidy()
+        reach("run-ended")
 
     def _round(self, pipeline: Pipeline, only_enumerate: bool, watch: Watch | None) -> None:
         """Sweeps until nothing new is found. While watching, a PACS or store that was there and is gone only ends the round."""
@@ -179,6 +184,7 @@ class Migration:
             found = self.queue.found_in(sweep)
             closing = sweep > (self.manifest.first_sweep or 0)
             if closing and not found:
+                reach("sweep-closed")
                 pipeline.call(functools.partial(self.manifest.set_meta, "closed_sweep", str(sweep)))
                 return
             sweep = self._new_sweep(pipeline, sweep)
@@ -191,6 +197,7 @@ class Migration:
         if source.bounded and self.manifest.first_sweep is None:  # names studies without a date, which no range can show
             planned.append(WindowsPlanned(last + 1, (Window(None, None, "all"),), purpose="look"))
         pipeline.commit_now(planned)
+        reach("sweep-planned")
         self._judged = 0
         return last + 1
 

@@ -7,6 +7,7 @@ one thread commits. Workers yield outcomes; nothing is known here of DICOM or of
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import queue
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.errors import DiskFull, Interrupted, LocalError, PacsMigrateError
+from migrate.failpoints import reach
 from migrate.manifest import Effects, Manifest
 from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
 
@@ -79,9 +81,7 @@ class Pipeline:
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
         self._contacted: set[str] = set()  # sides that have answered in this run
-        self._ended_by: BaseException | None = (
-            None  # a worker's error of scope run: what was finished is still committed
-        )
+        self._ended_by: BaseException | None = None  # a worker's error of scope run: what was finished is still committed
         self._threads = [threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
                          for name, loop in (("durable", self._durable_loop), ("commit", self._commit_loop))]  # fmt: skip
 
@@ -110,9 +110,7 @@ class Pipeline:
         self._put(self._arrivals, _Arrived(received, self._final_path(received), future))
         return future
 
-    def submit(
-        self, outcomes: Iterable[Outcome], *, done: Callable[[], None] | None = None, ordered: bool = False
-    ) -> None:
+    def submit(self, outcomes: Iterable[Outcome], *, done: Callable[[], None] | None = None, ordered: bool = False) -> None:
         """Queue facts for the commit; `done` is called once they are in."""
         facts = list(outcomes)
         if facts:
@@ -183,12 +181,15 @@ class Pipeline:
     def _durable_loop(self) -> None:
         while True:
             batch = self._take(self._arrivals)
+            reach("stage-taken")
             fixities = iter(self._settled([entry for entry in batch if isinstance(entry, _Arrived)]))
             for entry in batch:
                 if isinstance(entry, _Arrived):
-                    self._put(self._facts, InstanceStaged(_at(entry.received, entry.final), next(fixities)))
+                    received = dataclasses.replace(entry.received, path=entry.final)
+                    self._put(self._facts, InstanceStaged(received, next(fixities)))
+                    reach("stage-handed-on")
                     if entry.durable is not None:
-                        self._put(self._facts, _resolver(entry.durable))
+                        self._put(self._facts, functools.partial(entry.durable.set_result, None))
                 else:
                     self._put(self._facts, entry)
                     if entry is None:
@@ -216,6 +217,7 @@ class Pipeline:
             if facts:
                 effects = self._manifest.commit(facts)
                 self._after_commit(effects)
+                reach("commit-effects")
                 self._on_commit(facts)
             for entry in batch:
                 if callable(entry):
@@ -242,9 +244,7 @@ class Pipeline:
                 self._wake.clear()
                 started = sum(self._offer(stage, pools[stage.name]) for stage in stages)
                 if not started and not any(stage.busy for stage in stages):
-                    pauses = [
-                        stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None
-                    ]
+                    pauses = [stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None]
                     due = next_due_s()
                     waits = [wait for wait in (*pauses, due) if wait is not None]
                     if not waits:
@@ -346,11 +346,3 @@ def _expect_open(stages: list[Stage]) -> None:
 
 def _listed(work: Callable[[Any], Iterable[Outcome]], job: Any) -> list[Outcome]:
     return list(work(job))
-
-
-def _at(received: Received, final: Path) -> Received:
-    return dataclasses.replace(received, path=final)
-
-
-def _resolver(future: Future[None]) -> Callable[[], None]:
-    return lambda: future.set_result(None)

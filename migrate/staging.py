@@ -17,14 +17,15 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from awscrt.checksums import crc64nvme
 
+from migrate.disk import DISK, Disk, DurableFolders
 from migrate.errors import DiskFailing, DiskFull, LocalError
-from migrate.host import sync_folder
+from migrate.failpoints import reach
 from migrate.model import Fixity, InstanceRef, Rolled
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -43,6 +44,15 @@ def local_error(error: OSError, doing: str) -> LocalError:
     return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
 
 
+@contextlib.contextmanager
+def _telling(doing: str) -> Iterator[None]:
+    """Turns OSError inside into LocalError."""
+    try:
+        yield
+    except OSError as error:
+        raise local_error(error, doing) from error
+
+
 class Incoming:
     """A Part 10 file being written: its checksums roll along, of the bytes as they came.
 
@@ -51,10 +61,10 @@ class Incoming:
     meta; everything after that is the data set. Raises OSError as the disk does.
     """
 
-    def __init__(self, path: Path, buffer: bytearray) -> None:
+    def __init__(self, path: Path, buffer: bytearray, disk: Disk = DISK) -> None:
         """`buffer` holds `HELD_BYTES`, is written to until `close` or `discard`, and may then serve the next file."""
-        self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        self.path, self._disk = path, disk
+        self._fd = disk.create(path)
         self._view = memoryview(buffer)
         self._held = self._taken = self._written = 0  # bytes in the buffer, those of them that are written, all written
         self._kept = True  # the buffer still holds all there is
@@ -84,7 +94,7 @@ class Incoming:
         """Write what is left and close the file (not yet durable); returns what is known of it."""
         self._take()
         fd, self._fd = self._fd, -1
-        os.close(fd)
+        self._disk.close(fd)
         return Rolled(self._written, self._dataset.digest(), self._crc)
 
     @property
@@ -95,9 +105,10 @@ class Incoming:
     def discard(self) -> None:
         """Close and remove the file."""
         if self._fd >= 0:
-            os.close(self._fd)
+            self._disk.close(self._fd)
             self._fd = -1
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.unlink(self.path)
 
     def _hold(self, data: bytes | memoryview) -> None:
         end = self._held + len(data)
@@ -119,18 +130,20 @@ class Incoming:
         self._dataset.update(data if self._written else data[self.header_bytes :])
         self._crc = crc64nvme(data, self._crc)
         self._written += len(data)
-        while data:
-            data = data[os.write(self._fd, data) :]
+        self._disk.write(self._fd, data)
 
 
 class Staging:
     """The folder, its budget and its order of steps: fsync(file), rename, fsync(folder)."""
 
-    def __init__(self, root: Path, *, max_bytes: int | None = None, reserve_bytes: int = 1 << 30) -> None:
-        self.root = root
+    def __init__(self, root: Path, *, max_bytes: int | None = None, reserve_bytes: int = 1 << 30, disk: Disk = DISK) -> None:
+        self.root, self._disk = root, disk
         self.incoming, self.ready, self.quarantine = root / "in", root / "ready", root / "quarantine"
-        for folder in (root, self.incoming, self.ready, self.quarantine):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        there = next((folder for folder in root.parents if folder.exists()), root)
+        self._folders = DurableFolders(disk, there, 0o700)
+        with _telling("making the staging folder"):
+            for folder in (self.incoming, self.ready, self.quarantine):
+                self._folders.make(folder)
         self._reserve = reserve_bytes
         self._process, self._numbers = os.getpid(), itertools.count()
         self._lock = threading.Lock()
@@ -147,7 +160,7 @@ class Staging:
     def create(self, buffer: bytearray | None = None) -> Incoming:
         """A new, empty file for one data set; see `Incoming` for the buffer. Raises OSError."""
         name = f"{self._process:x}-{next(self._numbers):x}.part"
-        return Incoming(self.incoming / name, bytearray(HELD_BYTES) if buffer is None else buffer)
+        return Incoming(self.incoming / name, bytearray(HELD_BYTES) if buffer is None else buffer, self._disk)
 
     def has_room(self) -> bool:
         """False when the disk is down to the reserve: refuse what comes (A700)."""
@@ -189,22 +202,24 @@ class Staging:
         Raises LocalError, and DiskFailing where a file is not what came: then nothing was renamed.
         """
         batch = list(files)
-        folders: set[Path] = set()
+        folders = {final.parent for _, final, _ in batch}
         added = 0
         try:
-            fixities = self._sealed([(part, rolled) for part, _, rolled in batch])
-            for part, final, rolled in batch:
-                if not final.parent.is_dir():
-                    final.parent.mkdir(mode=0o700, exist_ok=True)
-                    folders.add(final.parent.parent)
-                known = final.exists()  # the same bytes once more
-                os.replace(part, final)
-                folders.add(final.parent)
-                added += 0 if known else rolled.size_bytes
-            for folder in folders:
-                sync_folder(folder)
-        except OSError as error:
-            raise local_error(error, "writing a received file into staging") from error
+            with _telling("writing a received file into staging"):
+                fixities = self._sealed([(part, rolled) for part, _, rolled in batch])
+                for folder in folders:
+                    if not folder.is_dir():
+                        self._folders.forget()
+                    self._folders.make(folder)
+                for part, final, rolled in batch:
+                    known = final.exists()  # the same bytes once more
+                    reach("stage-rename")
+                    self._disk.rename(part, final)
+                    added += 0 if known else rolled.size_bytes
+                    reach("stage-renamed")
+                for folder in folders:
+                    self._disk.sync_folder(folder)
+                reach("stage-folders-synced")
         finally:
             with self._lock:  # what was renamed lies there, whatever failed after it
                 self._held_bytes += added
@@ -221,7 +236,7 @@ class Staging:
                 while left:
                     with contextlib.suppress(IndexError):  # another thread took the last one
                         at, (path, rolled) = left.popleft()
-                        fixities[at] = _seal(path, rolled, buffer)
+                        fixities[at] = _seal(path, rolled, buffer, self._disk)
             except BaseException:
                 left.clear()
                 raise
@@ -235,54 +250,64 @@ class Staging:
     # -- leaving
     def release(self, path: Path, size_bytes: int) -> None:
         """Remove a file whose proof is committed."""
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return
+        with _telling("removing a staged file"):
+            reach("release-begun")
+            try:
+                self._disk.unlink(path)
+            except FileNotFoundError:
+                return
+            reach("release-done")
         with self._lock:
             self._held_bytes -= size_bytes
 
     def sweep(self, needed: Collection[Path]) -> int:
         """At start: remove what was never promised, count what is kept. Returns the number of files removed."""
         removed = kept = 0
-        for path in self.incoming.iterdir():
-            path.unlink()
-            removed += 1
-        for path in self.ready.glob("*/*"):
-            if path in needed:
-                kept += path.stat().st_size
-            else:
-                path.unlink()
+        with _telling("clearing staging"):
+            for path in self.incoming.iterdir():
+                self._disk.unlink(path)
                 removed += 1
+            for path in self.ready.glob("*/*"):
+                if path in needed:
+                    kept += path.stat().st_size
+                else:
+                    self._disk.unlink(path)
+                    removed += 1
         self._held_bytes = kept
         return removed
 
     def tidy(self) -> None:
         """Remove empty folders, so that a finished migration leaves nothing but the quarantine."""
-        for folder in (*self.ready.glob("*"), self.ready, self.incoming):
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        with _telling("tidying staging"):
+            for folder in (*self.ready.glob("*"), self.ready, self.incoming):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    self._disk.remove_folder(folder)
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
 
 
-__all__ = ["Incoming", "Staging", "hash_file", "local_error", "sync_folder"]
+__all__ = ["Incoming", "Staging", "hash_file", "local_error"]
 
 
-def _seal(path: Path, rolled: Rolled, buffer: bytearray) -> Fixity:
+def _seal(path: Path, rolled: Rolled, buffer: bytearray, disk: Disk) -> Fixity:
     """Read a received file back, compare it with what came, sync it. Raises DiskFailing where it differs, OSError."""
     digest, size, crc = hashlib.sha256(), 0, 0
     view = memoryview(buffer)
-    with path.open("r+b", buffering=0) as file:
-        while count := file.readinto(view):
+    fd = disk.open(path, write=True)
+    try:
+        while count := disk.read(fd, view):
             piece = view[:count]
             digest.update(piece)
             crc = crc64nvme(piece, crc)
             size += count
         if (size, crc) != (rolled.size_bytes, rolled.crc64nvme):
             raise DiskFailing("A received file does not read back from staging as it was written.")
-        os.fsync(file.fileno())
+        reach("stage-read")
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+    reach("stage-synced")
     return Fixity(size, digest.digest(), rolled.dataset_sha256, crc)
 
 

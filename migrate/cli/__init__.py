@@ -11,6 +11,7 @@ from migrate import __version__
 from migrate.cli import deciding, listing, looking, moving, probing, signing, starting
 from migrate.cli.frame import EXIT_CODES, say_error
 from migrate.errors import PacsMigrateError
+from migrate.staging import local_error
 
 
 class _Ordered(click.Group):
@@ -47,6 +48,10 @@ def main() -> None:
     except BrokenPipeError:
         code = 0
         os._exit(code)
+    except OSError as error:  # of this machine, at a place where nobody expects one
+        failing = local_error(error, "working")
+        say_error(failing)
+        code = failing.exit_code
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # a worker stuck in a peer must not keep the process alive; all promises are on the disk

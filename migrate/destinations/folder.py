@@ -8,12 +8,12 @@ import itertools
 import os
 import shutil
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from migrate.config import FolderSettings
+from migrate.disk import DISK, Disk, DurableFolders
 from migrate.errors import (
     DestinationError,
     DestinationRefused,
@@ -24,7 +24,7 @@ from migrate.errors import (
     PutFailed,
     StagedFileLost,
 )
-from migrate.host import sync_folder
+from migrate.failpoints import reach
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
 from migrate.staging import local_error
 
@@ -44,8 +44,9 @@ class Folder:
     that writes the same name in the same moment could then be overwritten.
     """
 
-    def __init__(self, settings: FolderSettings, *, links: bool = True) -> None:
+    def __init__(self, settings: FolderSettings, *, links: bool = True, disk: Disk = DISK) -> None:
         self.root = settings.path.absolute()
+        self._disk = disk
         self.prefix = settings.prefix
         if self.prefix.startswith("/") or any(part in (".", "..") for part in self.prefix.split("/")):
             raise DestinationRefused("The prefix leads out of the folder.", hint="Use a relative path without . or ..")
@@ -53,9 +54,8 @@ class Folder:
         self._own = self.root / f"{self.prefix}_pacs-migrate"
         self._tmp = self._own / "tmp"
         self._numbers = itertools.count()
-        self._durable: set[Path] = set()  # folders whose own entries were synced by this process
+        self._folders = DurableFolders(disk, self.root)
         self._links = links
-        self._lock = threading.Lock()
 
     # -- the contract
     def check(self) -> list[Finding]:
@@ -77,10 +77,10 @@ class Folder:
         """See `Destination.prepare`: makes the folder if it is new, and removes our own temporary files."""
         with self._errors(f"preparing {self.root}"):
             self.root.mkdir(parents=True, exist_ok=True)
-            sync_folder(self.root.parent)
+            self._disk.sync_folder(self.root.parent)
             self._make_folder(self._tmp)
             for leftover in self._tmp.iterdir():
-                leftover.unlink()
+                self._disk.unlink(leftover)
 
     def put(self, item: Item, file: Path) -> Receipt:
         """See `Destination.put`."""
@@ -95,18 +95,19 @@ class Folder:
             temporary = self._tmp / f"{os.getpid():x}-{id(self):x}-{next(self._numbers):x}.part"
             try:
                 self._copy(file, temporary, item.fixity)
+                reach("put-copied")
                 if not final.parent.is_dir():
-                    with self._lock:
-                        self._durable.clear()  # somebody may have removed what this process once made
+                    self._folders.forget()
                 self._make_folder(final.parent)
                 try:
                     self._publish(temporary, final)
                 except FileExistsError:  # another thread or host was faster
                     return self._existing(key, final, item.fixity)
-                sync_folder(final.parent)
+                reach("put-published")
+                self._disk.sync_folder(final.parent)
             finally:
                 with suppress(OSError):  # what stays is swept by the next run's prepare()
-                    temporary.unlink(missing_ok=True)
+                    self._disk.unlink(temporary)
         return Receipt(key)
 
     def verify(self, item: Item, *, deep: bool = False) -> Proof:
@@ -129,22 +130,38 @@ class Folder:
         except (ObjectDiffers, ObjectMissing) as error:
             raise KeyTaken(f"Something else stands at {key}: {error}") from error
         self._make_folder(final.parent)  # a run killed between publishing and syncing: sync now
-        sync_folder(final.parent)
+        self._disk.sync_folder(final.parent)
         return Receipt(key)
 
     def _copy(self, source: Path, target: Path, fixity: Fixity) -> None:
         """Copy while hashing and sync. Raises StagedFileLost if what was read is not `fixity`."""
         digest, size = hashlib.sha256(), 0
-        with target.open("xb", buffering=0) as out:
-            for chunk in _staged(source):
+        out = self._disk.create(target, 0o666)
+        try:
+            for chunk in self._staged(source):
                 digest.update(chunk)
                 size += len(chunk)
-                rest = memoryview(chunk)
-                while rest:
-                    rest = rest[out.write(rest) or 0 :]
-            os.fsync(out.fileno())
+                self._disk.write(out, chunk)
+            self._disk.sync(out)
+        finally:
+            self._disk.close(out)
         if (size, digest.digest()) != (fixity.size_bytes, fixity.file_sha256):
             raise StagedFileLost("The staged file's bytes are no longer those that were received.")
+
+    def _staged(self, source: Path) -> Iterator[memoryview]:
+        """The staged file in chunks. Raises StagedFileLost where it is gone, LocalError where its disk fails."""
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        try:
+            fd = self._disk.open(source)
+            try:
+                while count := self._disk.read(fd, buffer):
+                    yield buffer[:count]
+            finally:
+                self._disk.close(fd)
+        except FileNotFoundError as error:
+            raise StagedFileLost("The staged file is gone.") from error
+        except OSError as error:
+            raise local_error(error, "reading a staged file") from error
 
     def _publish(self, temporary: Path, final: Path) -> None:
         """Give the file its name, only if nothing has it. Raises FileExistsError."""
@@ -153,7 +170,7 @@ class Folder:
             return
         if self._links:
             try:
-                os.link(temporary, final, follow_symlinks=False)
+                self._disk.link(temporary, final)
                 return
             except OSError as error:
                 if error.errno not in _NO_LINKS:
@@ -161,43 +178,36 @@ class Folder:
                 self._links = False  # FAT, some network file systems
         claim = self._tmp / f"{hashlib.sha256(str(final).encode()).hexdigest()}.claim"
         try:
-            claim.touch(exist_ok=False)
+            self._disk.close(self._disk.create(claim))
         except FileExistsError as error:
             raise PutFailed("Another worker is writing the same object just now.") from error
         try:
             if os.path.lexists(final):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-            os.rename(temporary, final)
+            self._disk.rename(temporary, final)
         finally:
-            claim.unlink()
+            self._disk.unlink(claim)
 
     def _make_folder(self, folder: Path) -> None:
-        """Make a folder with its parents, their entries synced once in this process even if they were there before:
-        the process that made them may have been killed before its sync."""
-        if folder in self._durable or folder == self.root:
-            return
-        self._make_folder(folder.parent)
-        with suppress(FileExistsError):
-            folder.mkdir()
-        if not stat.S_ISDIR(folder.lstat().st_mode):
+        """Make a folder with its parents, durable. Raises DestinationRefused where something else has the name."""
+        try:
+            self._folders.make(folder)
+        except NotADirectoryError as error:
             raise DestinationRefused(
-                f"{folder.relative_to(self.root)} is no folder.", hint="Something else put a file or a link there."
-            )
-        sync_folder(folder.parent)
-        with self._lock:
-            self._durable.add(folder)
+                f"{Path(error.filename or folder).relative_to(self.root)} is no folder.", hint="Something else put a file or a link there."
+            ) from error
 
     def _read_back(self, final: Path, key: str, fixity: Fixity) -> None:
         """Raises ObjectMissing, ObjectDiffers, OSError."""
         for parent in final.relative_to(self.root).parents:
             if (self.root / parent).is_symlink() and parent != Path("."):
                 raise ObjectDiffers(f"A symbolic link leads to {key}.")
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             kind = final.lstat().st_mode
             if not stat.S_ISREG(kind):
                 raise ObjectDiffers(f"What stands at {key} is no regular file.")
-            fd = os.open(final, flags)
+            fd = self._disk.open(final, flags=flags)
         except (FileNotFoundError, NotADirectoryError) as error:
             if not self.root.is_dir():
                 raise DestinationUnreachable(f"The folder {self.root} is gone.", hint="Is its disk mounted?") from error
@@ -212,7 +222,7 @@ class Folder:
                 raise ObjectDiffers(f"{key} has {size} bytes instead of {fixity.size_bytes}.")
             if hasattr(os, "posix_fadvise"):
                 with suppress(OSError):  # a wish only; where the disk fails, the read says so
-                    os.fsync(file.fileno())  # only clean pages can be dropped
+                    self._disk.sync(file.fileno())  # only clean pages can be dropped
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             digest = hashlib.file_digest(file, "sha256").digest()
         if digest != fixity.file_sha256:
@@ -259,15 +269,3 @@ class Folder:
             raise DestinationUnreachable(
                 f"The destination folder failed while {doing}: {said}.", hint=f"Is the disk of {self.root} mounted?"
             ) from error
-
-
-def _staged(source: Path) -> Iterator[bytes]:
-    """The staged file in chunks. Raises StagedFileLost where it is gone, LocalError where its disk fails."""
-    try:
-        with source.open("rb", buffering=0) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-    except FileNotFoundError as error:
-        raise StagedFileLost("The staged file is gone.") from error
-    except OSError as error:
-        raise local_error(error, "reading a staged file") from error

@@ -26,6 +26,7 @@ from migrate.dicom.storing import Session
 from migrate.dicom.upper_layer import AssociateRequest, Association, ProposedContext, Rejected
 from migrate.dicom.wire import UpperLayerError
 from migrate.errors import PortInUse
+from migrate.failpoints import reach
 from migrate.model import is_uid
 from migrate.staging import Staging
 
@@ -187,6 +188,7 @@ class Receiver:
             )
             with self._lock:
                 self._associations[number] = association
+            reach("receive-associated")
             log.info("association %d from %a at %s", number, association.calling, association.peer_address)
             session = Session(self.settings, self._staging, self._deliver, association)
             session.run()

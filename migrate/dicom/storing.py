@@ -19,6 +19,7 @@ from migrate.dicom import dimse, part10, scanner
 from migrate.dicom.upper_layer import AcceptedContext, Association
 from migrate.dicom.wire import Malformed
 from migrate.errors import LocalError
+from migrate.failpoints import reach
 from migrate.model import InstanceRef, Received, is_uid
 from migrate.staging import HELD_BYTES, Incoming, Staging
 
@@ -92,6 +93,7 @@ class Session:
             if store.incoming is not None and view:
                 try:
                     store.incoming.write(view)
+                    reach("receive-fragment")
                 except OSError as error:
                     self._refuse(store, error)
             if last:
@@ -128,6 +130,7 @@ class Session:
         if not command.has_dataset:
             self._send(store, dimse.UNABLE_TO_PROCESS)
             return
+        reach("receive-command")
         command.required(dimse.MESSAGE_ID)
         self._store = store
         try:
@@ -141,7 +144,9 @@ class Session:
 
     def _create(self) -> Incoming:
         self._buffer = self._buffer or bytearray(HELD_BYTES)
-        return self._staging.create(self._buffer)
+        incoming = self._staging.create(self._buffer)
+        reach("receive-created")
+        return incoming
 
     def _prepared(self) -> Incoming | None:
         """The next file, made while the peer makes ready what goes into it; None if that fails, which is told then."""
@@ -163,12 +168,15 @@ class Session:
         incoming = store.incoming
         if incoming is not None:
             try:
+                reach("receive-whole")
                 rolled = incoming.close()
+                reach("receive-closed")
                 syntax, whole = store.context.transfer_syntax, incoming.whole
                 if whole is None:
                     scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax)
                 else:
                     scan = scanner.scan(whole, incoming.header_bytes, syntax)
+                reach("receive-scanned")
             except OSError as error:
                 self._refuse(store, error)
             else:
@@ -182,11 +190,13 @@ class Session:
                 store.status = self._hand_over(received, incoming)
         if store.answer:
             self._send(store, store.status)
+            reach("receive-answered")
 
     def _hand_over(self, received: Received, incoming: Incoming) -> int:
         """Deliver, wait where the answer promises durability; returns the status to answer."""
         try:
             promise = self._deliver(received)
+            reach("receive-delivered")
         except Exception as error:
             log.error("a data set is refused: %s", type(error).__name__)
             with contextlib.suppress(OSError):

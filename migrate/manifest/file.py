@@ -14,6 +14,7 @@ from types import TracebackType
 
 from migrate import __version__
 from migrate.errors import DiskFailing, DiskFull, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest
+from migrate.failpoints import reach
 from migrate.host import try_lock
 from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
@@ -97,8 +98,11 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON",
                        "wal_autocheckpoint=0", "recursive_triggers=OFF", "cache_size=-65536"):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
+        reach("manifest-opened")
         if schema_version(connection, path) < SCHEMA_VERSION:
+            reach("upgrade-begun")
             upgrade(connection)
+            reach("upgrade-done")
             _write_law(connection)
             connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
                                (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip

@@ -13,6 +13,7 @@ from typing import cast
 
 from migrate import __version__
 from migrate.errors import LawBroken
+from migrate.failpoints import reach
 from migrate.manifest import arrivals, settlement, studies, windows
 from migrate.manifest.file import claim_identity, disk_error, now_ms, open_writer, telling_disk
 from migrate.model import (
@@ -65,6 +66,7 @@ class Manifest:
         self.connection = open_writer(path, create=create)
         with telling_disk(path):
             claim_identity(self.connection, identity)
+        reach("identity-claimed")
         self.run_id = 0
         self.first_sweep: int | None = None
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
@@ -123,20 +125,24 @@ class Manifest:
         try:
             self.connection.execute("BEGIN IMMEDIATE")
             try:
+                reach("commit-begun")
                 for shown, group in itertools.groupby(outcomes, lambda outcome: isinstance(outcome, StudyFound)):
                     if shown:
                         studies.found(self, list(cast(Iterable[StudyFound], group)))
                     else:
                         for outcome in group:
                             self._apply(outcome)
+                reach("commit-applied")
                 for study_id in sorted(self.touched):
                     settlement.settle(self, study_id)
+                reach("commit-settled")
             except BaseException:
                 self._forget()
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
             self.connection.execute("COMMIT")
+            reach("commit-done")
         except sqlite3.IntegrityError as error:
             raise LawBroken(f"The manifest refused a step: {error}.") from error
         except sqlite3.Error as error:
@@ -149,8 +155,10 @@ class Manifest:
         """Move the write-ahead log into the file when it is larger than that; by the writer alone."""
         wal = self.path.with_name(self.path.name + "-wal")
         if wal.exists() and wal.stat().st_size > over_bytes:
+            reach("checkpoint-begun")
             with telling_disk(self.path):
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            reach("checkpoint-done")
 
     def _forget(self) -> None:
         """After a rollback the caches may name rows that are not there."""

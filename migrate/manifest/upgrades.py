@@ -9,6 +9,8 @@ from typing import Any
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from migrate.failpoints import reach
+
 SCHEMA_VERSION = 1
 SCHEMA = (Path(__file__).parent / "schema.sql").read_text(encoding="utf-8")
 
@@ -20,6 +22,7 @@ def m001_first_schema(db: Any) -> None:
     """The first released schema."""
     for statement in statements(SCHEMA):
         db.execute(statement)
+    reach("upgrade-step")
     db.execute("INSERT INTO meta VALUES ('schema', ?)", [str(SCHEMA_VERSION)])
 
 

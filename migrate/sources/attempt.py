@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from migrate.dicom.dimse import SUBOPERATIONS_FAILED, SUCCESS
 from migrate.dicom.move import MAX_SOPS, MoveResult, move
+from migrate.failpoints import reach
 from migrate.model import Received, StudyRef, Wanted
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Attempt:
         patient = self._source.patient_of(self.study)
         with self._source.place():
             self._asked = time.monotonic()
+            reach("move-asked")
             result = move(
                 self._source.peer,
                 self._source.title,
@@ -101,6 +103,7 @@ class Attempt:
                 patient=patient,
                 should_stop=self._too_long,
             )
+        reach("move-answered")
         self.status = result.status
         self._results.append(result)
         if series is None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from migrate.errors import PacsMigrateError, QueryRefused
+from migrate.failpoints import reach
 from migrate.manifest.windows import window_of
 from migrate.model import (
     HabitLearned,
@@ -44,11 +45,13 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
     its parts hold as they do elsewhere. (The list of patients is shown to be whole by itself, see `sources.patients`.)
     """
     yield WindowAsked(window_id)
+    reach("enumerate-asked")
     rows: Counter[int] = Counter()
     studies: Counter[int] = Counter()
     shown: set[str] = set()
     try:
         for study in source.studies(window):
+            reach("enumerate-row")
             query = study.query or 0
             if study.query is not None:  # else it is one long answer, whose studies the manifest counts
                 if query not in rows:
@@ -65,6 +68,7 @@ def ask(source: Source, window_id: int, window: Window, attempts: int, select: S
         again = attempts == 0 or window.axis != "date" or not by_date(window)
         yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
     else:
+        reach("enumerate-answered")
         yield WindowAnswered(window_id, max(rows.values(), default=0), max(studies.values(), default=None))
         yield from (HabitLearned(name, value, detail) for name, (value, detail) in source.habits.items())
 

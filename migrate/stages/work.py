@@ -9,6 +9,7 @@ from pathlib import Path
 from migrate.config import DestinationSettings
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, ObjectDiffers, ObjectMissing, PacsMigrateError, StagedFileLost
+from migrate.failpoints import reach
 from migrate.model import (
     DestinationLost,
     Failed,
@@ -36,7 +37,10 @@ class Batch:
 def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
     """All IMAGE rows of one study."""
     try:
-        yield source.instances(study)
+        reach("plan-asked")
+        plan = source.instances(study)
+        reach("plan-answered")
+        yield plan
     except PacsMigrateError as error:
         if error.scope == "run":
             raise
@@ -46,7 +50,9 @@ def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
 def confirm(source: Source, study: StudyRef) -> Iterator[Outcome]:
     """The last look at a study before it closes."""
     try:
-        yield StudyConfirmed(source.instances(study))
+        plan = source.instances(study)
+        reach("confirm-answered")
+        yield StudyConfirmed(plan)
     except PacsMigrateError as error:
         if error.scope == "run":
             raise
@@ -55,7 +61,9 @@ def confirm(source: Source, study: StudyRef) -> Iterator[Outcome]:
 
 def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcome]:
     """One attempt at one study."""
-    yield source.retrieve(study, wanted)
+    ended = source.retrieve(study, wanted)
+    reach("retrieve-ended")
+    yield ended
 
 
 def upload(batch: Batch) -> list[Outcome]:
@@ -67,7 +75,10 @@ def upload(batch: Batch) -> list[Outcome]:
         try:
             if file is None or not file.exists():
                 raise StagedFileLost("The staged file is gone.")
-            outcomes.append(InstanceStored(item, destination.put(item, file)))
+            reach("put-begun")
+            receipt = destination.put(item, file)
+            reach("put-done")
+            outcomes.append(InstanceStored(item, receipt))
         except StagedFileLost as error:
             outcomes.append(StagedLost(item, str(error)))
         except ObjectDiffers as error:
@@ -88,7 +99,10 @@ def verify(batch: Batch) -> list[Outcome]:
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
-            outcomes.append(InstanceVerified(item, destination.verify(item, deep=batch.deep)))
+            reach("attest-begun")
+            proof = destination.verify(item, deep=batch.deep)
+            reach("attest-done")
+            outcomes.append(InstanceVerified(item, proof))
         except (ObjectMissing, ObjectDiffers) as error:
             kept = file is not None and file.exists()
             outcomes.append(DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept))
