@@ -26,7 +26,7 @@ def cli() -> None:
 
 
 for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, moving.verify,
-                deciding.retry, deciding.accept, deciding.exclude, listing.reconcile, looking.report, signing.sign, signing.verify_signature, starting.practice_pacs):  # fmt: skip
+                deciding.retry, deciding.accept, deciding.revoke, deciding.exclude, listing.reconcile, looking.report, signing.sign, signing.verify_signature, starting.practice_pacs):  # fmt: skip
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""Verbs for what a person decides: retry, accept, exclude."""
+"""Verbs for what a person decides: retry, accept, revoke, exclude."""
 
 from __future__ import annotations
 
@@ -29,26 +29,45 @@ def retry(config_path: Path, error: str | None, studies: tuple[str, ...]) -> int
 
 @verb("accept")
 @click.option("--reason", required=True, help="Why this cannot be migrated.")
+@click.option("--code", type=click.Choice(list(decisions.REASONS)), default="other", show_default=True, help="What kind of reason that is.")
 @click.option("--by", required=True, help="Who says so.")
+@click.option("--role", default="", help="As what: head of radiology, data protection officer ...")
 @click.option("--window", metavar="W", multiple=True, help="A window that blocks, by its name (w12).")
+@click.option("--instance", metavar="SOP_UID", multiple=True, help="Of the one study that is named, only this instance.")
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
-def accept(config_path: Path, reason: str, by: str, window: tuple[str, ...], studies: tuple[str, ...]) -> int:
+def accept(config_path: Path, reason: str, code: str, by: str, role: str, window: tuple[str, ...], instance: tuple[str, ...], studies: tuple[str, ...]) -> int:  # fmt: skip
     """Sign an exception: parked studies, windows (--window w12) or quarantined files (q3) that stay as they are."""
-    if not reason.strip() or not by.strip():
-        raise UsageError("An exception needs a reason and a name.", hint="Give --reason and --by.")
+    signature = decisions.Signature(reason, by, role, code)
     if not studies and not window:
-        raise UsageError(
-            "Nothing to accept was named.", hint="Name studies by UID, windows by --window, quarantined files as q3."
-        )
+        raise UsageError("Nothing to accept was named.", hint="Name studies by UID, windows by --window, quarantined files as q3.")
     quarantined = [name for name in studies if re.fullmatch(r"q\d+", name)]
+    uids = [uid for uid in studies if uid not in quarantined]
+    if instance and len(uids) != 1:
+        raise UsageError("--instance belongs to one study.", hint="Name the study that it is an instance of, and no other.")
+    wanted = [decisions.Exempted(uid, signature, sop) for uid in uids for sop in instance or (None,)]
     with Migration(load(config_path), "accept", create=False) as migration:
-        done = decisions.accept(migration.manifest, [uid for uid in studies if uid not in quarantined], reason, by)
+        decisions.accept_each(migration.manifest, wanted)
         for name in window:
-            decisions.accept_window(migration.manifest, name, reason, by)
+            decisions.accept_window(migration.manifest, name, reason, by, role=role, code=code)
         for name in quarantined:
-            decisions.accept_quarantined(migration.manifest, name, reason, by)
+            decisions.accept_quarantined(migration.manifest, name, reason, by, role=role, code=code)
         migration.exit_code = 0
-    click.echo(f"{len(done) + len(window) + len(quarantined)} exceptions accepted by {by}.")
+    click.echo(f"{len(set(wanted)) + len(window) + len(quarantined)} exceptions accepted by {by}.")
+    return 0
+
+
+@verb("revoke")
+@click.option("--reason", required=True, help="Why it no longer holds.")
+@click.option("--by", required=True, help="Who says so.")
+@click.option("--role", default="", help="As what.")
+@click.argument("names", nargs=-1, required=True, metavar="STUDY...")
+def revoke(config_path: Path, reason: str, by: str, role: str, names: tuple[str, ...]) -> int:
+    """Take signed exceptions back, of studies, windows (w12) or quarantined files (q3); the next `run` tries those studies again."""
+    decisions.Signature(reason, by, role)
+    with Migration(load(config_path), "revoke", create=False) as migration:
+        count = decisions.revoke(migration.manifest, names, reason, by, role=role)
+        migration.exit_code = 0
+    click.echo(f"{count} {'exception' if count == 1 else 'exceptions'} taken back by {by}.")
     return 0
 
 

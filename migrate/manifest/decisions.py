@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from migrate.errors import UsageError
-from migrate.manifest import settlement, studies
+from migrate.manifest import settlement, studies, windows
 from migrate.manifest.file import now_ms, with_begin
 from migrate.model import StudyState, is_uid
 
@@ -16,58 +17,189 @@ if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
 
 
-def accept(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str) -> list[str]:
+REASONS = {
+    "vanished-at-source": "the PACS no longer has it",
+    "corrupt-at-source": "the PACS cannot send it, or sends what cannot be read",
+    "two-contents": "the PACS sent two contents under the same UIDs, and both are kept",
+    "duplicate": "the same images exist under other UIDs",
+    "test-data": "test images, no patient's",
+    "out-of-retention": "the time for which it has to be kept is over",
+    "patient-request": "the patient asked for it",
+    "other": "as the text says",
+}
+"""The codes of `accept`. What is released stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Who answers for an exception, as what, and why. Raises UsageError without a reason, without a name, with an unknown code."""
+
+    reason: str
+    by: str
+    role: str = ""
+    code: str = "other"
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip() or not self.by.strip():
+            raise UsageError("An exception needs a reason and a name.", hint="Give --reason and --by.")
+        if self.code not in REASONS:
+            raise UsageError("That is no code for a reason.", hint=f"Known are {', '.join(REASONS)}.")
+
+    @property
+    def signer(self) -> str:
+        return f"{self.by} ({self.role})" if self.role else self.by
+
+    @property
+    def why(self) -> str:
+        return self.reason if self.code == "other" else f"{self.code}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exempted:
+    """A study, or one instance of it, that somebody signs for."""
+
+    study: str
+    signature: Signature
+    sop: str | None = None
+
+
+def accept(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str, *, role: str = "", code: str = "other") -> list[str]:
     """Sign an exception for parked studies: it covers exactly what is missing, in conflict or quarantined now.
 
     Returns the accepted UIDs. Raises UsageError, and accepts nothing, if one of them is unknown or not parked.
     """
-    rows = {uid: manifest.one("SELECT id, state FROM study WHERE uid = ?", uid) for uid in study_uids}
-    wrong = [uid for uid, row in rows.items() if row is None or row[1] != StudyState.PARKED]
+    wanted = [Exempted(uid, Signature(reason, by, role, code)) for uid in study_uids]
+    accept_each(manifest, wanted)
+    return list(dict.fromkeys(study_uids))
+
+
+def accept_each(manifest: Manifest, wanted: Sequence[Exempted]) -> None:
+    """Sign all of these exceptions, in one transaction. A study of which only instances are signed for stays parked while more is open.
+
+    Raises UsageError, and accepts nothing, if there is a mistake in one of them.
+    """
+    wrong = mistakes(manifest, wanted)
     if wrong:
-        raise UsageError(
-            f"Not parked, or not known: {', '.join(wrong)}.", hint="`pacs-migrate status` lists what is parked."
-        )
+        named = ", ".join(entry.sop or entry.study for entry in (wanted[number] for number in wrong))
+        raise UsageError(f"Nothing was accepted; not parked, not known, or nothing to accept about it: {named}.",
+                         hint="`pacs-migrate status` lists what is parked, the report what is missing of it.")  # fmt: skip
 
     def work() -> None:
-        for uid, (study_id, _) in rows.items():
-            covers = sorted(settlement.exceptions(manifest.connection, study_id, uid))
+        for entry in dict.fromkeys(wanted):
+            signature = entry.signature
+            study_id = manifest.study_id(entry.study)
             manifest.execute(
-                "INSERT INTO acceptance(study_id, covers, reason, accepted_by, accepted_at) VALUES (?, ?, ?, ?, ?)",
-                study_id, json.dumps(covers), reason, by, now_ms(),
+                "INSERT INTO acceptance(study_id, sop_uid, covers, code, reason, accepted_by, role, accepted_at) VALUES (?,?,?,?,?,?,?,?)",
+                study_id, entry.sop, json.dumps(sorted(_open(manifest, entry))), signature.code, signature.reason, signature.by,
+                signature.role, now_ms(),
             )  # fmt: skip
-            manifest.set_state(study_id, StudyState.ACCEPTED)
+            if entry.sop is None:
+                manifest.set_state(study_id, StudyState.ACCEPTED)
+        for study in dict.fromkeys(entry.study for entry in wanted):
+            settlement.settle(manifest, manifest.study_id(study))
 
     with_begin(manifest.connection, work)
-    return list(rows)
 
 
-def accept_window(manifest: Manifest, window_name: str, reason: str, by: str) -> None:
+def mistakes(manifest: Manifest, wanted: Sequence[Exempted]) -> dict[int, str]:
+    """What keeps exceptions from being signed, by their position; nothing is written."""
+    wrong: dict[int, str] = {}
+    for number, entry in enumerate(wanted):
+        row = manifest.one("SELECT state FROM study WHERE uid = ?", entry.study)
+        if row is None:
+            wrong[number] = "the study is not known"
+        elif row[0] != StudyState.PARKED:
+            wrong[number] = f"the study is not parked but {StudyState(row[0]).name.lower()}"
+        elif entry.sop is not None and not _open(manifest, entry):
+            wrong[number] = "nothing of this instance is missing, in conflict or quarantined"
+    return wrong
+
+
+def _open(manifest: Manifest, entry: Exempted) -> set[str]:
+    """What is open about a study, or about that instance of it, as `settlement.exceptions` names it."""
+    found = settlement.exceptions(manifest.connection, manifest.study_id(entry.study), entry.study)
+    if entry.sop is None:
+        return found
+    files = manifest.execute("SELECT file FROM quarantine WHERE study_uid = ? AND sop_uid = ?", entry.study, entry.sop)
+    names = {f"missing:{entry.sop}", f"conflict:{entry.sop}", *(f"quarantined:{file}" for (file,) in files)}
+    return {each for each in found if each in names or each.startswith(f"lost:{entry.sop}~")}
+
+
+def accept_window(manifest: Manifest, window_name: str, reason: str, by: str, *, role: str = "", code: str = "other") -> None:
     """Sign that a window's completeness cannot be shown. Raises UsageError for a window that does not block."""
-    _accept_row(manifest, "window", window_name, "w", "AND (blocks = 1 OR state = 2)", reason, by)
+    _accept_row(manifest, "window", window_name, "AND (blocks = 1 OR state = 2)", Signature(reason, by, role, code))
 
 
-def accept_quarantined(manifest: Manifest, name: str, reason: str, by: str) -> None:
+def accept_quarantined(manifest: Manifest, name: str, reason: str, by: str, *, role: str = "", code: str = "other") -> None:
     """Sign that a quarantined file (q3) stays where it is. Raises UsageError for an unknown one."""
-    _accept_row(manifest, "quarantine", name, "q", "", reason, by)
+    _accept_row(manifest, "quarantine", name, "", Signature(reason, by, role, code))
 
 
-def _accept_row(manifest: Manifest, table: str, name: str, letter: str, more: str, reason: str, by: str) -> None:
-    if not re.fullmatch(rf"{letter}\d+", name):
-        raise UsageError(f"{name} is not a name like {letter}12.", hint="The report lists the names.")
+def _accept_row(manifest: Manifest, table: str, name: str, more: str, signature: Signature) -> None:
+    if not re.fullmatch(rf"{table[0]}\d{{1,15}}", name):
+        raise UsageError(f"{name} is not a name like {table[0]}12.", hint="The report lists the names.")
 
     def work() -> None:
         changed = manifest.execute(
-            f"UPDATE {table} SET accepted_by = ?, accepted_reason = ? WHERE id = ? {more}", by, reason, int(name[1:])
+            f"UPDATE {table} SET accepted_by = ?, accepted_reason = ? WHERE id = ? {more}", signature.signer, signature.why, int(name[1:])
         ).rowcount
         if not changed:
             raise UsageError(f"{name} is not known, or does not block.", hint="The report lists what blocks.")
-        manifest.log("exception accepted", f"{name} by {by}: {reason}")
-        if table == "quarantine":
-            uid = manifest.one("SELECT study_uid FROM quarantine WHERE id = ?", int(name[1:]))[0]
-            if uid:
-                settlement.settle(manifest, manifest.study_id(str(uid)))
+        _signed(manifest, "exception accepted", name, signature)
 
     with_begin(manifest.connection, work)
+
+
+def _signed(manifest: Manifest, kind: str, name: str, signature: Signature) -> None:
+    """The event of a window's or a file's signature, and what follows from it for the file's study."""
+    uid = manifest.one("SELECT study_uid FROM quarantine WHERE id = ?", int(name[1:]))[0] if name[0] == "q" else None
+    manifest.log(kind, f"{name} by {signature.signer}: {signature.why}", study=str(uid) if uid else None)
+    if uid:
+        settlement.settle(manifest, manifest.study_id(str(uid)))
+
+
+def revoke(manifest: Manifest, names: Sequence[str], reason: str, by: str, *, role: str = "") -> int:
+    """Take back what was signed for studies (by UID), windows (w12) and quarantined files (q3), in one transaction.
+
+    An accepted study is found again, and the next `run` tries it; its signatures stay on record and cover nothing any more.
+    Returns of how many of them something was taken back. Raises UsageError, and changes nothing, if nobody signed for one of them.
+    """
+    signature, names = Signature(reason, by, role), list(dict.fromkeys(names))
+    signed = {name: _signatures(manifest, name) for name in names}
+    wrong = [name for name in names if not signed[name]]
+    if wrong:
+        shown = ", ".join(name if is_uid(name) or re.fullmatch(r"[wq]\d+", name) else "something that is no UID" for name in wrong)
+        raise UsageError(f"Nothing was done, because nobody has signed for {shown}.", hint="The report lists what was accepted.")
+
+    def work() -> None:
+        for name, rows in signed.items():
+            if name[0] in "wq":
+                table = "window" if name[0] == "w" else "quarantine"
+                manifest.connection.executemany(f"UPDATE {table} SET accepted_by = NULL, accepted_reason = NULL WHERE id = ?", rows)
+                _signed(manifest, "exception revoked", name, signature)
+                continue
+            manifest.connection.executemany(
+                "INSERT INTO revocation(acceptance_id, reason, revoked_by, role, revoked_at) VALUES (?, ?, ?, ?, ?)",
+                [(number, signature.reason, signature.by, signature.role, now_ms()) for (number,) in rows],
+            )
+            study_id = manifest.study_id(name)
+            if manifest.one("SELECT state FROM study WHERE id = ?", study_id)[0] == StudyState.ACCEPTED:
+                manifest.set_state(study_id, StudyState.FOUND)
+
+    with_begin(manifest.connection, work)
+    return len(signed)
+
+
+def _signatures(manifest: Manifest, name: str) -> list[tuple[int]]:
+    """The rows whose signatures go when this name's goes: acceptances of a study; of a window, those that it was carried over from, too."""
+    if re.fullmatch(r"w\d{1,15}", name):
+        return windows.accepted_alike(manifest.connection, int(name[1:]))
+    if re.fullmatch(r"q\d{1,15}", name):
+        return manifest.execute("SELECT id FROM quarantine WHERE id = ? AND accepted_by IS NOT NULL", int(name[1:])).fetchall()
+    return manifest.execute(
+        "SELECT acceptance.id FROM acceptance JOIN study ON study.id = study_id WHERE uid = ? "
+        "AND acceptance.id NOT IN (SELECT acceptance_id FROM revocation) ORDER BY acceptance.id", name,
+    ).fetchall()  # fmt: skip
 
 
 def retry(manifest: Manifest, error: str | None, study_uids: Sequence[str]) -> int:

@@ -177,12 +177,25 @@ CREATE INDEX quarantine_study ON quarantine(study_uid);
 CREATE TABLE acceptance(
   id INTEGER PRIMARY KEY,            -- internal
   study_id INTEGER NOT NULL REFERENCES study, -- the study
+  sop_uid TEXT,                      -- the one instance that was signed for; NULL: the study as it was
   covers TEXT NOT NULL,              -- JSON list of "kind:SOP Instance UID"
+  code TEXT NOT NULL DEFAULT 'other', -- kind of reason: vanished-at-source, corrupt-at-source, duplicate ...
   reason TEXT NOT NULL,              -- why
   accepted_by TEXT NOT NULL,         -- who
+  role TEXT NOT NULL DEFAULT '',     -- as what
   accepted_at INTEGER NOT NULL       -- time
 ) STRICT;
 CREATE INDEX acceptance_study ON acceptance(study_id);
+
+-- Signed exceptions that were taken back: from then on they cover nothing, and stay on record.
+CREATE TABLE revocation(
+  id INTEGER PRIMARY KEY,            -- internal
+  acceptance_id INTEGER NOT NULL UNIQUE REFERENCES acceptance, -- what was taken back
+  reason TEXT NOT NULL,              -- why
+  revoked_by TEXT NOT NULL,          -- who
+  role TEXT NOT NULL DEFAULT '',     -- as what
+  revoked_at INTEGER NOT NULL        -- time
+) STRICT;
 
 -- SOP classes and transfer syntaxes, so that 100 million instances name them by a small number.
 CREATE TABLE uid_name(
@@ -273,6 +286,12 @@ CREATE TRIGGER acceptance_is_new BEFORE INSERT ON acceptance WHEN NEW.id > 0 BEG
 END;
 CREATE TRIGGER acceptance_stays BEFORE DELETE ON acceptance BEGIN SELECT RAISE(ABORT, 'law: signatures are never deleted'); END;
 CREATE TRIGGER acceptance_is_final BEFORE UPDATE ON acceptance BEGIN SELECT RAISE(ABORT, 'law: signatures never change'); END;
+CREATE TRIGGER revocation_is_new BEFORE INSERT ON revocation BEGIN
+  SELECT RAISE(ABORT, 'law: signatures never change')
+    WHERE EXISTS (SELECT 1 FROM revocation WHERE id = NEW.id OR acceptance_id = NEW.acceptance_id);
+END;
+CREATE TRIGGER revocation_stays BEFORE DELETE ON revocation BEGIN SELECT RAISE(ABORT, 'law: signatures are never deleted'); END;
+CREATE TRIGGER revocation_is_final BEFORE UPDATE ON revocation BEGIN SELECT RAISE(ABORT, 'law: signatures never change'); END;
 CREATE TRIGGER event_is_final BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'law: events never change'); END;
 
 -- ---- the tallies --------------------------------------------------------------------------------------------------------
@@ -331,8 +350,16 @@ CREATE TRIGGER event_quarantined AFTER INSERT ON quarantine BEGIN
     VALUES ((SELECT max(id) FROM run), 'file quarantined', NEW.study_uid, NEW.series_uid, NEW.sop_uid, NEW.reason);
 END;
 CREATE TRIGGER event_accepted AFTER INSERT ON acceptance BEGIN
-  INSERT INTO event(run_id, kind, study_uid, detail)
-    SELECT (SELECT max(id) FROM run), 'exception accepted', uid, 'by ' || NEW.accepted_by || ': ' || NEW.reason FROM study WHERE id = NEW.study_id;
+  INSERT INTO event(run_id, kind, study_uid, sop_uid, detail)
+    SELECT (SELECT max(id) FROM run), 'exception accepted', uid, NEW.sop_uid, 'by ' || NEW.accepted_by ||
+      CASE WHEN NEW.role <> '' THEN ' (' || NEW.role || ')' ELSE '' END || ': ' || CASE WHEN NEW.code <> 'other' THEN NEW.code || ': ' ELSE '' END ||
+      NEW.reason || '; covers ' || NEW.covers FROM study WHERE id = NEW.study_id;
+END;
+CREATE TRIGGER event_revoked AFTER INSERT ON revocation BEGIN
+  INSERT INTO event(run_id, kind, study_uid, sop_uid, detail)
+    SELECT (SELECT max(id) FROM run), 'exception revoked', study.uid, acceptance.sop_uid, 'by ' || NEW.revoked_by ||
+      CASE WHEN NEW.role <> '' THEN ' (' || NEW.role || ')' ELSE '' END || ': ' || NEW.reason || '; was accepted by ' || accepted_by
+    FROM acceptance JOIN study ON study.id = acceptance.study_id WHERE acceptance.id = NEW.acceptance_id;
 END;
 CREATE TRIGGER event_window_suspicious AFTER UPDATE OF suspicion ON window WHEN NEW.suspicion IS NOT NULL AND OLD.suspicion IS NOT NEW.suspicion BEGIN
   INSERT INTO event(run_id, kind, detail) VALUES ((SELECT max(id) FROM run), 'window suspicious', 'w' || NEW.id || ': ' || NEW.suspicion);

@@ -40,8 +40,10 @@ def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[s
 
 
 def covered(connection: sqlite3.Connection, study_id: int) -> set[str] | None:
-    """What acceptances cover; None where nobody has accepted anything."""
-    rows = connection.execute("SELECT covers FROM acceptance WHERE study_id = ?", (study_id,)).fetchall()
+    """What acceptances that were not taken back cover; None where there is none."""
+    rows = connection.execute(
+        "SELECT covers FROM acceptance WHERE study_id = ? AND id NOT IN (SELECT acceptance_id FROM revocation)", (study_id,)
+    ).fetchall()
     return {entry for (covers,) in rows for entry in json.loads(covers)} if rows else None
 
 

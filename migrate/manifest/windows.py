@@ -126,6 +126,14 @@ def _carry_acceptance(connection: sqlite3.Connection, window_id: int) -> None:
     )
 
 
+def accepted_alike(connection: sqlite3.Connection, window_id: int) -> list[tuple[int]]:
+    """The accepted window of that number, and every one from which or to which its signature was carried."""
+    return connection.execute(
+        "SELECT old.id FROM window AS old JOIN window ON window.id = ? WHERE window.accepted_by IS NOT NULL AND old.accepted_by IS NOT NULL "
+        f"AND (old.id = window.id OR ({_SAME} AND old.suspicion IS window.suspicion))", (window_id,),
+    ).fetchall()  # fmt: skip
+
+
 def window_of(row: sqlite3.Row) -> Window:
     """The question that a row holds."""
     return Window(**{key: row[key] for key in KEYS})

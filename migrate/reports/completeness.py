@@ -40,6 +40,13 @@ SELECT CASE WHEN sum(cover AND lo IS NULL) THEN NULL ELSE min(CASE WHEN cover TH
 FROM (SELECT lo, hi, axis IN ('date', 'all') AND purpose = 'cover' AND parent IS NULL AS cover FROM window WHERE sweep = ?)
 """
 
+# The last signature that stands, of each study; the code where it says more than the text.
+_SIGNED = """
+SELECT study_id, accepted_by || CASE WHEN role <> '' THEN ' (' || role || ')' ELSE '' END,
+  CASE WHEN code <> 'other' THEN code || ': ' ELSE '' END || reason
+FROM acceptance WHERE id NOT IN (SELECT acceptance_id FROM revocation) ORDER BY id
+"""
+
 _NOT_SIMPLY_PROVEN = """
 SELECT sop_uid, state, listed, conflict FROM series JOIN instance ON instance.series_id = series.id
 WHERE study_id = ? AND (state < 3 OR listed = 0 OR conflict = 1) ORDER BY sop_uid
@@ -102,7 +109,7 @@ def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     files: dict[str, list[tuple[Any, ...]]] = {}
     for study, *file in connection.execute("SELECT study_uid, id, sop_uid, reason, claimed FROM quarantine WHERE study_uid IS NOT NULL ORDER BY id"):
         files.setdefault(study, []).append(tuple(file))
-    signed = {study_id: signature for study_id, *signature in connection.execute("SELECT study_id, accepted_by, reason FROM acceptance ORDER BY id")}
+    signed = {study_id: signature for study_id, *signature in connection.execute(_SIGNED)}
     for study_id, uid, state, error, detail, attempts, stage in connection.execute(
         f"SELECT id, uid, state, error, detail, attempts, stage FROM study WHERE id IN ({wanted}) ORDER BY uid"
     ):

@@ -269,8 +269,11 @@ def test_planned_windows_are_planned_once(manifest: Manifest) -> None:
         "REPLACE INTO event(id, kind) VALUES (1, 'nothing happened')",
         "UPDATE OR REPLACE event SET id = 2 WHERE id = 1",
         "DELETE FROM acceptance",
+        "DELETE FROM revocation",
+        "UPDATE revocation SET revoked_by = 'somebody'",
+        "REPLACE INTO revocation SELECT id, acceptance_id, reason, 'somebody', role, revoked_at FROM revocation",
         "UPDATE acceptance SET covers = '[\"missing:1.2.1.8\"]'",
-        "REPLACE INTO acceptance SELECT id, study_id, covers, reason, 'somebody', accepted_at FROM acceptance",
+        "REPLACE INTO acceptance SELECT id, study_id, sop_uid, covers, code, reason, 'somebody', role, accepted_at FROM acceptance",
         "INSERT INTO study(uid, state, found_at, changed_at) VALUES ('1.9', 3, 0, 0)",
         "REPLACE INTO study(uid, found_at, changed_at) VALUES ('1.2', 0, 0)",
     ],
@@ -281,6 +284,7 @@ def test_signatures_and_the_log_cannot_be_rewritten(manifest: Manifest, statemen
     for _ in range(2):
         manifest.commit([RetrieveEnded(STUDY, 0)])
     decisions.accept(manifest, [STUDY.study], "the PACS cannot send it", "j.doe")
+    decisions.revoke(manifest, [STUDY.study], "it can", "m.roe")
     plain = sqlite3.connect(manifest.path, isolation_level=None)
     try:
         with pytest.raises(sqlite3.IntegrityError, match="law"):

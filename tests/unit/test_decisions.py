@@ -1,0 +1,90 @@
+"""What people sign for, and take back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from migrate.errors import UsageError
+from migrate.manifest import Manifest, decisions
+from migrate.model import RetrieveEnded, StudyRef, StudyState, Window, WindowAnswered, WindowJudged, WindowsPlanned
+from tests.filled import fresh_manifest, planned
+
+STUDY = "1.2"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Iterator[Manifest]:
+    with fresh_manifest(tmp_path) as opened:
+        yield opened
+
+
+def stands(manifest: Manifest) -> str:
+    return StudyState(manifest.one("SELECT state FROM study WHERE uid = ?", STUDY)[0]).name.lower()
+
+
+def short_of(manifest: Manifest, *sops: str) -> None:
+    """The study parked, with all of these missing."""
+    planned(manifest, STUDY, *sops)
+    for _ in range(2):
+        manifest.commit([RetrieveEnded(StudyRef(STUDY), 0)])
+    assert stands(manifest) == "parked"
+
+
+def test_one_instance_can_be_signed_for(manifest: Manifest) -> None:
+    """The study stays parked until each image that is missing is signed for; then it is accepted, by code, name and role."""
+    sops = ("1.2.1.1", "1.2.1.2")
+    short_of(manifest, *sops)
+    for sop, then in zip(sops, ("parked", "accepted"), strict=True):
+        signature = decisions.Signature("the disk is broken", "j.doe", "head of radiology", "corrupt-at-source")
+        decisions.accept_each(manifest, [decisions.Exempted(STUDY, signature, sop)])
+        assert stands(manifest) == then
+    assert manifest.connection.execute("SELECT sop_uid, covers, code, role FROM acceptance").fetchall() == [
+        (sop, f'["missing:{sop}"]', "corrupt-at-source", "head of radiology") for sop in sops
+    ]
+    said = manifest.connection.execute("SELECT sop_uid, detail FROM event WHERE kind = 'exception accepted'").fetchall()
+    assert said == [(sop, f'by j.doe (head of radiology): corrupt-at-source: the disk is broken; covers ["missing:{sop}"]') for sop in sops]
+
+
+def test_an_instance_of_which_nothing_is_open_cannot_be_signed_for(manifest: Manifest) -> None:
+    """One mistake among several exceptions: none of them is signed."""
+    short_of(manifest, "1.2.1.1")
+    signature = decisions.Signature("r", "j.doe")
+    with pytest.raises(UsageError, match=r"1\.2\.1\.9"):
+        decisions.accept_each(manifest, [decisions.Exempted(STUDY, signature, sop) for sop in ("1.2.1.1", "1.2.1.9")])
+    assert manifest.one("SELECT count(*) FROM acceptance") == (0,)
+
+
+def test_a_revoked_signature_stays_on_record_and_covers_nothing(manifest: Manifest) -> None:
+    """The study is found again, fails again and is parked again; a second revocation finds nothing to take back."""
+    short_of(manifest, "1.2.1.1")
+    decisions.accept(manifest, [STUDY], "it is gone", "j.doe")
+    assert decisions.revoke(manifest, [STUDY], "it was found on a tape", "m.roe", role="archivist") == 1
+    assert stands(manifest) == "found"
+    short_of(manifest, "1.2.1.1")
+    assert manifest.one("SELECT count(*) FROM acceptance") == (1,)
+    with pytest.raises(UsageError, match="nobody has signed"):
+        decisions.revoke(manifest, [STUDY], "again", "m.roe")
+    (said,) = manifest.connection.execute("SELECT detail FROM event WHERE kind = 'exception revoked'").fetchone()
+    assert said == "by m.roe (archivist): it was found on a tape; was accepted by j.doe"
+
+
+def test_a_revoked_window_blocks_in_later_sweeps_too(manifest: Manifest) -> None:
+    """The signature is taken from every sweep that it was carried to, so that none hands it on."""
+    for sweep in (1, 2, 3):
+        manifest.commit([WindowsPlanned(sweep, (Window("20200101", "20200101"),))])
+        manifest.commit([WindowAnswered(sweep, 500), WindowJudged(sweep, "caps at 500 rows", True)])
+        if sweep == 1:
+            decisions.accept_window(manifest, "w1", "checked by hand", "j.doe")
+        if sweep == 2:
+            decisions.revoke(manifest, ["w2"], "it was not", "m.roe")
+    assert manifest.one("SELECT count(accepted_by) FROM window") == (0,)
+
+
+@pytest.mark.parametrize(("reason", "by", "code"), [("", "j.doe", "other"), ("r", " ", "other"), ("r", "j.doe", "because")])
+def test_a_signature_needs_a_reason_and_a_name(reason: str, by: str, code: str) -> None:
+    """Without them, or with a code that is not on the list, there is no signature."""
+    with pytest.raises(UsageError):
+        decisions.Signature(reason, by, "", code)
