@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrate.manifest.file import now_ms
 from migrate.manifest.windows import AXIS_BITS
@@ -162,25 +162,39 @@ def planned(manifest: Manifest, plan: StudyPlanned) -> None:
         manifest.log("counts differ", note, study=plan.study.study)
     claims = [series.claimed_instances for series in plan.series if series.claimed_instances is not None]
     empty = listed == 0 and before == 0
+    believed_empty = empty and claimed == 0 and not plan.series
     manifest.execute(
         "UPDATE study SET listed_instances = ?, claimed_by_series = ?, attempts = 0, not_before = 0, stage = NULL, detail = NULL, error = ?, "
         "retrieve_ended = max(retrieve_ended, ?) WHERE id = ?",
-        listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(empty), study_id,
+        listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(believed_empty), study_id,
     )  # fmt: skip
-    claim, known, _ = _numbers(manifest, study_id)
-    if claim > known:  # the list may be cut short: what the study as a whole brings tells more
+    numbers = _numbers(manifest, study_id)
+    if not believed_empty and numbers.list_in_doubt():  # what the study as a whole brings tells more
         manifest.execute("UPDATE study SET retrieve_ended = 0 WHERE id = ?", study_id)
     manifest.set_state(study_id, StudyState.PLANNED)
 
 
-def _numbers(manifest: Manifest, study_id: int) -> tuple[int, int, int]:
-    """(instances that the PACS claims at most, instances that are known, those of them that no answer lists)."""
-    return manifest.one(  # type: ignore[return-value]
+class _Numbers(NamedTuple):
+    """What is said and known of a study: instances claimed at most, instances known, those that no answer lists, series without any."""
+
+    claimed: int
+    known: int
+    unlisted: int
+    hollow: int
+
+    def list_in_doubt(self) -> bool:
+        """Whether the IMAGE answers may be cut short: more is claimed than known, or they show nothing where there should be something."""
+        return self.claimed > self.known or self.hollow > 0 or self.known == self.unlisted
+
+
+def _numbers(manifest: Manifest, study_id: int) -> _Numbers:
+    return _Numbers(*manifest.one(
         "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), "
         "(SELECT coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = study.id), "
-        "(SELECT count(*) FROM series JOIN instance ON series_id = series.id WHERE study_id = study.id AND listed = 0) "
+        "(SELECT count(*) FROM series JOIN instance ON series_id = series.id WHERE study_id = study.id AND listed = 0), "
+        "(SELECT count(*) FROM series WHERE study_id = study.id AND expected + staged + stored + verified = 0) "
         "FROM study WHERE id = ?", study_id,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def _list(manifest: Manifest, plan: StudyPlanned) -> None:
@@ -217,7 +231,7 @@ def confirmed(manifest: Manifest, plan: StudyPlanned) -> None:
 def retrieve_ended(manifest: Manifest, ended: RetrieveEnded) -> None:
     """An attempt ended and all that came is durable: the UID sets decide, as far as the list can be believed.
 
-    A list may be cut short, too. Where the PACS claims more than it lists and sends, that is an old archive's wrong number
+    A list may be cut short, or empty. Where the PACS claims more than it lists and sends, that is an old archive's wrong number
     as long as the study as a whole has come without a failure, and nothing came that no answer lists.
     """
     uid = ended.study.study
@@ -225,16 +239,21 @@ def retrieve_ended(manifest: Manifest, ended: RetrieveEnded) -> None:
     manifest.arrived.pop(uid, None)
     manifest.touched.add(study_id)
     state, ended_before = manifest.one("SELECT state, retrieve_ended FROM study WHERE id = ?", study_id)
-    claim, known, unlisted = _numbers(manifest, study_id)
-    believed = claim <= known or (not unlisted and (ended.whole or ended_before))
-    manifest.execute("UPDATE study SET retrieve_ended = ? WHERE id = ?", int(believed), study_id)
+    numbers = _numbers(manifest, study_id)
+    short = numbers.claimed > numbers.known and numbers.unlisted > 0
+    believed = not numbers.list_in_doubt() or (not short and (ended.whole or ended_before))
+    manifest.execute(
+        "UPDATE study SET retrieve_ended = ?, error = CASE WHEN error = 'EmptyAtSource' AND ? THEN NULL ELSE error END WHERE id = ?",
+        int(believed), numbers.known > 0, study_id,
+    )  # fmt: skip
     missing = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
     if state != StudyState.PLANNED or (believed and not missing):
         return
-    detail = f"{missing} of {known} instances did not come." if missing else ""
+    detail = f"{missing} of {numbers.known} instances did not come." if missing else ""
     if not believed:
-        listed = f"{known - unlisted} are listed" + (f", {unlisted} more came" if unlisted else "")
-        detail += f" The PACS claims {claim} instances, but {listed}: its lists are cut short, or its number is wrong."
+        said = f"claims {numbers.claimed} instances and lists" if numbers.claimed else "lists"
+        more = f", {numbers.unlisted} more came" if numbers.unlisted else ""
+        detail += f" The PACS {said} {numbers.known - numbers.unlisted}{more}, and has not sent the whole study without a failure: its list may be cut short."
     failed(manifest, Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", f"{detail} {ended.detail}".strip()))
 
 

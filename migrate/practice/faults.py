@@ -14,6 +14,7 @@ FAULTS: dict[str, str] = {
     # How many answers, and to which questions.
     "silent-cap": "answers at most ROWS PATIENT or STUDY rows and says Success",
     "image-cap": "answers at most ROWS SERIES or IMAGE rows and says Success",
+    "no-image-rows": "answers every IMAGE query with no row and says Success",
     "refuse-many": "sends ROWS PATIENT or STUDY rows and, where there are more, refuses then (A700)",
     "refuse-wide": "refuses (A700) a STUDY query of more than DAYS days or without a date key",
     "ignore-date": "ignores the StudyDate key",

@@ -129,6 +129,8 @@ class Find:
                 most = self.conduct.number("refuse-many")
             else:
                 matches = islice(matches, self.conduct.number("image-cap"))
+                if "no-image-rows" in self.conduct and query.level == "IMAGE":
+                    matches = iter(())
             status = self._send(query, matches, most, asked)
         except BadQuery:
             status = dimse.IDENTIFIER_MISMATCH

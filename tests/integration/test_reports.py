@@ -83,7 +83,7 @@ def test_no_study_at_all_makes_a_page(manifest: Manifest, tmp_path: Path) -> Non
 
 def test_an_empty_study_is_migrated_and_listed(manifest: Manifest) -> None:
     """A study without images at the source is migrated with nothing, and named as EmptyAtSource."""
-    swept(manifest, "1.1")
+    swept(manifest, "1.1", claimed=0)
     planned(manifest, "1.1")
     document = read(manifest)
     assert (document["complete"], document["studies"]["migrated"]) == (True, 1)
