@@ -18,15 +18,18 @@ from migrate.manifest.file import now_ms
 from migrate.model import HabitLearned, Proof, StudyState
 from migrate.reports.coverage import Coverage, coverage, coverage_document
 from migrate.reports.habits import words
+from migrate.reports.history import history
 from migrate.reports.moment import utc
 from migrate.reports.oddities import habits, suspicious, tallies_that_differ
 from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
+from migrate.reports.reconciliation import Reconciliation, for_the_page, reconciliation
 from migrate.reports.status import instance_counts, is_complete, one_moment, status
 from migrate.reports.tables import Table, studies
 
 _PAGE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
+_PAGE.filters["n"] = "{:,}".format
 
 FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv")
 EXCEPTION_COLUMNS = ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason")
@@ -59,10 +62,10 @@ def report(connection: sqlite3.Connection) -> dict[str, Any]:
     All of it is of one moment. Raises sqlite3.Error where the manifest cannot be read.
     """
     with one_moment(connection):
-        return _report(connection, coverage(connection), now_ms()) | {"exceptions": list(each_exception(connection))}
+        return _report(connection, coverage(connection), reconciliation(connection), now_ms()) | {"exceptions": list(each_exception(connection))}
 
 
-def _report(connection: sqlite3.Connection, covered: Coverage, at_ms: int) -> dict[str, Any]:
+def _report(connection: sqlite3.Connection, covered: Coverage, reconciled: Reconciliation, at_ms: int) -> dict[str, Any]:
     """The document without its exceptions, which may be as many as there are studies."""
     document = status(connection)
     wrong = tallies_that_differ(connection)
@@ -86,6 +89,7 @@ def _report(connection: sqlite3.Connection, covered: Coverage, at_ms: int) -> di
         "enumeration": {"from": _iso(bounds[0]), "to": _iso(bounds[1]), "windows": bounds[2],
                         "suspicious": suspicious(connection, sweep) + wrong},
         "coverage": coverage_document(covered) | {"habits": habits(connection)},
+        "reconciliation": reconciled.document(),
         "excluded": [
             {"error": error, "detail": detail, "studies": count}
             for error, detail, count in connection.execute(
@@ -198,16 +202,20 @@ def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int) -> None:
-    """Write FILES into a folder that has none of them yet; memory does not grow with studies or exceptions. `at_ms`: when they are made."""
-    covered = coverage(connection)
-    document = _report(connection, covered, at_ms)
+def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, anonymous: bool = False) -> None:
+    """Write FILES into a folder that has none of them yet; memory does not grow with studies or exceptions. `at_ms`: when they are made.
+
+    `anonymous`: also report-anonymous.html, which names no study, image, person, place or machine.
+    """
+    covered, reconciled = coverage(connection), reconciliation(connection)
+    document = _report(connection, covered, reconciled, at_ms)
     heads, rows = studies(connection)
     with Table(folder / "studies.csv", heads) as table:
         for row in rows:
             table.row(row)
     shown: list[dict[str, Any]] = []
     more = 0
+    kinds: dict[tuple[str, str | None], list[int]] = {}
     with Table(folder / "exceptions.csv", EXCEPTION_COLUMNS) as table, (folder / "report.json").open("x", encoding="utf-8") as file:
         file.write(json.dumps(document, indent=1)[:-2] + ',\n "exceptions": [')
         mark = "\n"
@@ -216,21 +224,27 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int) -> 
             mark = ",\n"
             values = (entry.get(column) for column in EXCEPTION_COLUMNS)
             table.row([" ".join(value) if isinstance(value, list) else value for value in values])
+            counts = kinds.setdefault((entry["state"], entry["error"]), [0] * 5)
+            for number, count in enumerate((1, *(len(entry[kind]) for kind in ("missing", "unexpected", "conflict", "quarantined")))):
+                counts[number] += count
             if _needs_words(entry):
                 more += len(shown) >= _SHOWN
                 shown += [entry] if len(shown) < _SHOWN else []
         file.write("]\n}\n" if mark == "\n" else "\n ]\n}\n")
-    page = _PAGE.get_template("report.html").render(
-        report=document,
-        open=what_is_open(connection, document),
-        table=by_year_and_modality(connection),
-        calendar=calendar(covered),
-        gaps=gaps_in_words(covered),
-        habits=_noteworthy(document["coverage"]["habits"]),
-        exceptions=shown,
-        more_exceptions=more,
-    )
-    (folder / "report.html").write_text(page, encoding="utf-8")
+    shows: dict[str, Any] = {
+        "report": document, "open": what_is_open(connection, document), "table": by_year_and_modality(connection),
+        "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": shown, "more_exceptions": more,
+        "calendar": calendar(covered), "gaps": gaps_in_words(covered), "habits": _noteworthy(document["coverage"]["habits"]),
+        "kinds": sorted(kinds.items(), key=lambda pair: (pair[0][0], pair[0][1] or "")), "names": True,
+        "blocking": sum(entry["blocks"] for entry in document["enumeration"]["suspicious"]),
+    }  # fmt: skip
+    _render(folder / "report.html", shows)
+    if anonymous:
+        _render(folder / "report-anonymous.html", shows | {"names": False})
+
+
+def _render(page: Path, values: dict[str, Any]) -> None:
+    page.write_text(_PAGE.get_template(page.name).render(**values), encoding="utf-8")
 
 
 def _noteworthy(habits: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from migrate.reports.status import is_complete, one_moment
 from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, Table, events, instances
 from migrate.signing import CONTENTS, SIGNATURE
 
-_FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "SHA256SUMS", "inventory.dcm",
+_FILES = ("report.html", "report-anonymous.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "SHA256SUMS", "inventory.dcm",
           "bag/bag-info.txt", "bag/bagit.txt", "bag/manifest-sha256.txt", "bag/tagmanifest-sha256.txt")  # fmt: skip
 _COPY, _KEY, _PROOF, _SIZE, _FILE = map(INSTANCE_COLUMNS.index, ("copy", "key", "proof", "size_bytes", "file_sha256"))
 _LISTED = tuple(map(INSTANCE_COLUMNS.index, ("study", "series", "sop", "modality", "sop_class", "transfer_syntax", "key", "file_sha256")))
@@ -77,6 +77,6 @@ def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
             table.row(row)
     name = connection.execute("SELECT value FROM meta WHERE key = 'migration'").fetchone()
     objects.close(name[0] if name else "", at_ms)
-    completeness.write_files(connection, folder, at_ms=at_ms)
+    completeness.write_files(connection, folder, at_ms=at_ms, anonymous=True)
     lines = [sums_line(sha256(folder / each), each) for each in sorted(_FILES)]
     (folder / CONTENTS).write_text("".join(lines), encoding="utf-8", newline="")

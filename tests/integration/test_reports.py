@@ -69,7 +69,7 @@ def test_the_documents_have_the_documented_keys(manifest: Manifest) -> None:
     assert list(document["throughput"]) == ["instances_per_s", "bytes_per_s", "window_s"]
     assert "NOT COMPLETE" in status_text(document)
     assert list(report(reader)) == ["schema", "migration", "generated_at", "complete", "studies", "instances", "bytes",
-                                    "proof", "enumeration", "coverage", "excluded", "exceptions"]  # fmt: skip
+                                    "proof", "enumeration", "coverage", "reconciliation", "excluded", "exceptions"]  # fmt: skip
     reader.close()
 
 
@@ -324,3 +324,18 @@ def test_a_browser_shows_verdict_and_exceptions(manifest: Manifest, tmp_path: Pa
     assert "<script" not in dom and "&lt;script&gt;" in dom
     source = page.read_text(encoding="utf-8")
     assert not any(word in source for word in ("http:", "https:", "src=", "@import", "url(", "<link"))
+
+
+def test_said_received_and_proven_are_reconciled(manifest: Manifest) -> None:
+    """By year and modality: what is listed, what of it came, what of that is proven; unlisted ones apart, conflicts not proven; sums as counted."""
+    swept(manifest, "1.1", "1.2", "1.3")
+    migrated(manifest, "1.1", "1.1.1.1", "1.1.1.2")
+    planned(manifest, "1.2", "1.2.1.1", "1.2.1.2", "1.2.1.3")
+    arrivals = [received("1.2", "1.2.1.1"), received("1.2", "1.2.1.2"), received("1.2", "1.2.1.2", "other"), received("1.2", "1.2.1.9")]
+    manifest.commit([*(came(one) for one in arrivals), RetrieveEnded(StudyRef("1.2"), 0)])
+    proven(manifest)
+    document = read(manifest)
+    (row,) = document["reconciliation"]["rows"]
+    assert row == {"year": "2020", "modality": "CT", "said": 5, "received": 4, "proven": 3, "unlisted": 1}
+    assert row["proven"] == document["instances"]["verified"]
+    assert document["reconciliation"]["unasked_studies"] == 1
