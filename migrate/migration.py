@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate import reconcile
-from migrate.config import Config
+from migrate.config import Config, clear_text
 from migrate.destinations import close_shared, open_destination, shared_destination
 from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
 from migrate.failpoints import reach
@@ -115,6 +115,7 @@ class Migration:
         )
         pipeline.start()
         with stop_signals(pipeline.stop):
+            self._note_links(pipeline)
             if not only_enumerate:
                 self._destination.prepare()
                 reach("destination-prepared")
@@ -131,6 +132,14 @@ class Migration:
         self._staging.close()
         self._staging.tidy()
         reach("run-ended")
+
+    def _note_links(self, pipeline: Pipeline) -> None:
+        """Which links to the PACS are encrypted goes on record when it changes: the report has to tell it."""
+        bare = clear_text(self.config.source, self.config.receiver)
+        words = ", ".join(f"{what} {'in clear text' if what in bare else 'over TLS'}" for what in ("questions", "images"))
+        row = self.queue.connection.execute("SELECT detail FROM event WHERE kind = 'links' ORDER BY id DESC LIMIT 1").fetchone()
+        if row is None or row[0] != words:
+            pipeline.commit_now([Noted("links", words)])
 
     def _round(self, pipeline: Pipeline, only_enumerate: bool, watch: Watch | None) -> None:
         """Sweeps until nothing new is found. While watching, a PACS or store that was there and is gone only ends the round."""

@@ -85,6 +85,8 @@ def test_the_tables_say_what_the_bucket_holds(migration: Path) -> None:
     assert states == {name: count for name, count in document["instances"].items() if count}
     assert document["bytes"]["verified"] == sum(int(row["size_bytes"]) for row in proven.values())
     assert states["expected"] and document["complete"] is False
+    assert sum(row["proven"] for row in document["reconciliation"]["rows"]) == states["verified"]
+    assert "questions in clear text, images in clear text" in (migration / "dossier" / "report.html").read_text(encoding="utf-8")
     assert [(row["study"], row["series"], row["sop"]) for row in table] == sorted((row["study"], row["series"], row["sop"]) for row in table)
 
 
