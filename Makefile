@@ -30,6 +30,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.find
 	$(BIN)/python -m benchmarks.receive
 	$(BIN)/python -m benchmarks.upload
+	$(BIN)/python -m benchmarks.seal
 
 power-cuts: $(VENV)/installed
 	POWER_CUTS=$${POWER_CUTS:-50000} $(BIN)/python -m pytest -s tests/fault/test_power_cuts.py

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from migrate.manifest.file import now_ms
-from migrate.model import Fixity, InstanceRef, InstanceState, Received, is_uid
+from migrate.model import Fixity, InstanceRef, InstanceState, Item, Received, is_uid
 
 if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
@@ -51,12 +51,13 @@ def _is_kept(manifest: Manifest, series_id: int, sop: str, digest: bytes) -> boo
 
 
 def _first(manifest: Manifest, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
+    now, notes = now_ms(), ",".join(received.notes) or None
     columns = {
         "state": int(InstanceState.STAGED), "sop_class_id": manifest.name_id(received.sop_class),
         "transfer_syntax_id": manifest.name_id(received.transfer_syntax), "size_bytes": fixity.size_bytes,
         "dataset_sha256": fixity.dataset_sha256, "file_sha256": fixity.file_sha256, "crc64nvme": _signed(fixity.crc64nvme),
         "pixel_crc64": None if received.pixel_crc64 is None else _signed(received.pixel_crc64),
-        "notes": ",".join(received.notes) or None, "staged_at": now_ms(),
+        "notes": notes, "staged_at": now, "staged_seal": manifest.sealer.number,
     }  # fmt: skip
     names = ", ".join(columns)
     sets = ", ".join(f"{name} = excluded.{name}" for name in columns)
@@ -65,6 +66,8 @@ def _first(manifest: Manifest, received: Received, fixity: Fixity, ref: Instance
         f"ON CONFLICT DO UPDATE SET {sets}",
         series_id, ref.sop, *columns.values(),
     )  # fmt: skip
+    manifest.sealer.staged(Item(ref, fixity), now, pixel_crc64=received.pixel_crc64, sop_class=received.sop_class,
+                           syntax=received.transfer_syntax, notes=notes)  # fmt: skip
 
 
 def _second(manifest: Manifest, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
@@ -77,11 +80,16 @@ def _second(manifest: Manifest, received: Received, fixity: Fixity, ref: Instanc
     if row is not None and row[0] == InstanceState.VERIFIED:
         manifest.effects.drop.append((received.path, fixity.size_bytes))
         return
-    manifest.execute(
-        "INSERT INTO copy(series_id, sop_uid, dataset_sha256, size_bytes, file_sha256, crc64nvme, staged_at) VALUES (?,?,?,?,?,?,?) "
-        "ON CONFLICT DO UPDATE SET state = max(state, 1)",
-        series_id, ref.sop, fixity.dataset_sha256, fixity.size_bytes, fixity.file_sha256, _signed(fixity.crc64nvme), now_ms(),
+    now = now_ms()
+    staged = manifest.execute(
+        "INSERT INTO copy(series_id, sop_uid, dataset_sha256, size_bytes, file_sha256, crc64nvme, staged_at, staged_seal) "
+        "VALUES (?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET state = 1, size_bytes = excluded.size_bytes, file_sha256 = excluded.file_sha256, "
+        "crc64nvme = excluded.crc64nvme, staged_at = excluded.staged_at, staged_seal = excluded.staged_seal WHERE state = 0",
+        series_id, ref.sop, fixity.dataset_sha256, fixity.size_bytes, fixity.file_sha256, _signed(fixity.crc64nvme), now,
+        manifest.sealer.number,
     )  # fmt: skip
+    if staged.rowcount > 0:
+        manifest.sealer.staged(Item(ref, fixity, beside=True, copy=True), now, pixel_crc64=None, sop_class=None, syntax=None, notes=None)
     manifest.execute("UPDATE instance SET conflict = 1 WHERE series_id = ? AND sop_uid = ?", series_id, ref.sop)
 
 

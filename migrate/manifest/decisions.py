@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from migrate.errors import UsageError
 from migrate.manifest import settlement, studies, windows
-from migrate.manifest.file import now_ms, with_begin
+from migrate.manifest.file import now_ms
 from migrate.model import StudyState, is_uid
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def accept_each(manifest: Manifest, wanted: Sequence[Exempted]) -> None:
         raise UsageError(f"Nothing was accepted; not parked, not known, or nothing to accept about it: {named}.",
                          hint="`pacs-migrate status` lists what is parked, the report what is missing of it.")  # fmt: skip
 
-    def work() -> None:
+    with manifest.transaction():
         for entry in dict.fromkeys(wanted):
             signature = entry.signature
             study_id = manifest.study_id(entry.study)
@@ -97,8 +97,6 @@ def accept_each(manifest: Manifest, wanted: Sequence[Exempted]) -> None:
                 manifest.set_state(study_id, StudyState.ACCEPTED)
         for study in dict.fromkeys(entry.study for entry in wanted):
             settlement.settle(manifest, manifest.study_id(study))
-
-    with_begin(manifest.connection, work)
 
 
 def mistakes(manifest: Manifest, wanted: Sequence[Exempted]) -> dict[int, str]:
@@ -139,15 +137,13 @@ def _accept_row(manifest: Manifest, table: str, name: str, more: str, signature:
     if not re.fullmatch(rf"{table[0]}\d{{1,15}}", name):
         raise UsageError(f"{name} is not a name like {table[0]}12.", hint="The report lists the names.")
 
-    def work() -> None:
+    with manifest.transaction():
         changed = manifest.execute(
             f"UPDATE {table} SET accepted_by = ?, accepted_reason = ? WHERE id = ? {more}", signature.signer, signature.why, int(name[1:])
         ).rowcount
         if not changed:
             raise UsageError(f"{name} is not known, or does not block.", hint="The report lists what blocks.")
         _signed(manifest, "exception accepted", name, signature)
-
-    with_begin(manifest.connection, work)
 
 
 def _signed(manifest: Manifest, kind: str, name: str, signature: Signature) -> None:
@@ -171,7 +167,7 @@ def revoke(manifest: Manifest, names: Sequence[str], reason: str, by: str, *, ro
         shown = ", ".join(name if is_uid(name) or re.fullmatch(r"[wq]\d+", name) else "something that is no UID" for name in wrong)
         raise UsageError(f"Nothing was done, because nobody has signed for {shown}.", hint="The report lists what was accepted.")
 
-    def work() -> None:
+    with manifest.transaction():
         for name, rows in signed.items():
             if name[0] in "wq":
                 table = "window" if name[0] == "w" else "quarantine"
@@ -185,8 +181,6 @@ def revoke(manifest: Manifest, names: Sequence[str], reason: str, by: str, *, ro
             study_id = manifest.study_id(name)
             if manifest.one("SELECT state FROM study WHERE id = ?", study_id)[0] == StudyState.ACCEPTED:
                 manifest.set_state(study_id, StudyState.FOUND)
-
-    with_begin(manifest.connection, work)
     return len(signed)
 
 
@@ -217,11 +211,9 @@ def retry(manifest: Manifest, error: str | None, study_uids: Sequence[str]) -> i
         raise UsageError(f"Not parked: {', '.join(wrong)}.", hint="`pacs-migrate status` lists what is parked.")
     chosen = {uid: parked[uid] for uid in study_uids} if study_uids else parked
 
-    def work() -> None:
+    with manifest.transaction():
         for study_id in chosen.values():
             manifest.set_state(study_id, StudyState.FOUND)
-
-    with_begin(manifest.connection, work)
     return len(chosen)
 
 
@@ -235,15 +227,13 @@ def exclude(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str)
     _refuse([uid for uid, (_, state, _) in rows.items() if state not in free], "are migrated already, about to be, or accepted",
             "What is at the destination is never taken back; take them off the list.")  # fmt: skip
 
-    def work() -> None:
+    with manifest.transaction():
         for uid, (study_id, state, _) in rows.items():
             if state == StudyState.EXCLUDED:
                 manifest.execute("UPDATE study SET error = ?, detail = ? WHERE id = ?", studies.BY_PERSON, f"{reason} (by {by})", study_id)
             else:
                 studies.exclude(manifest, study_id, studies.BY_PERSON, f"{reason} (by {by})")
             manifest.log("exclusion signed", f"by {by}: {reason}", study=uid)
-
-    with_begin(manifest.connection, work)
     return len(rows)
 
 
@@ -256,13 +246,11 @@ def include(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str)
     _refuse([uid for uid, (_, state, error) in rows.items() if state != StudyState.EXCLUDED or error != studies.BY_PERSON],
             "are not excluded by a person", "What [source] from, to and modalities leave out comes back when these are changed.")  # fmt: skip
 
-    def work() -> None:
+    with manifest.transaction():
         for uid, (study_id, _, _) in rows.items():
             manifest.execute("UPDATE study SET error = NULL, detail = NULL WHERE id = ?", study_id)
             manifest.set_state(study_id, StudyState.FOUND)
             manifest.log("exclusion undone", f"by {by}: {reason}", study=uid)
-
-    with_begin(manifest.connection, work)
     return len(rows)
 
 

@@ -174,4 +174,4 @@ def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> 
     for key, value in identity.items():
         if key != "migration" and known.get(key, value) != value:
             raise IdentityMismatch(f"This manifest belongs to the {key} {known[key]}, not to {value}.")
-    with_begin(connection, lambda: connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items())))
+    connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items()))

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from migrate.manifest.file import now_ms, with_begin
+from migrate.manifest.file import now_ms
 from migrate.model import StudyState
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def list_window(manifest: Manifest) -> int:
 
     It is answered from the start: no sweep asks it, and it never blocks.
     """
-    made: list[int] = []
-
-    def work() -> None:
+    with manifest.transaction():
         sweep = manifest.one("SELECT coalesce(max(sweep), 1) FROM window")[0]
         row = manifest.one("SELECT id FROM window WHERE sweep = ? AND axis = 'list'", sweep)
         if row is None:
@@ -40,18 +38,16 @@ def list_window(manifest: Manifest) -> int:
                 sweep, now_ms(),
             )  # fmt: skip
             row = (int(cursor.lastrowid or 0),)
-        made.append(row[0])
-
-    with_begin(manifest.connection, work)
-    return made[0]
+    return row[0]
 
 
 def count_listed(manifest: Manifest, window_id: int) -> None:
     """Write down how many studies lists have shown in this sweep."""
-    manifest.execute(
-        "UPDATE window SET row_count = shown, study_count = shown FROM (SELECT count(*) AS shown FROM sighting WHERE window_id = ?1) WHERE id = ?1",
-        window_id,
-    )
+    with manifest.transaction():
+        manifest.execute(
+            "UPDATE window SET row_count = shown, study_count = shown FROM (SELECT count(*) AS shown FROM sighting WHERE window_id = ?1) "
+            "WHERE id = ?1", window_id,
+        )  # fmt: skip
 
 
 def standings(connection: sqlite3.Connection, uids: Collection[str] | None = None) -> dict[str, Standing]:

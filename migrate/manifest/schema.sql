@@ -134,7 +134,11 @@ CREATE TABLE instance(
   proof INTEGER CHECK(proof BETWEEN 3 AND 4), -- 3 attested by the store, 4 read back
   version TEXT,                      -- object version, where the store gives one
   checksum TEXT,                     -- checksum reported by the store, only where it differs in kind from what was sent
+  staged_seal INTEGER,               -- the seal over that step; NULL: not taken, or taken back
+  stored_seal INTEGER,               -- "
+  verified_seal INTEGER,             -- "
   PRIMARY KEY(series_id, sop_uid),
+  CHECK((state > 0) = (staged_seal IS NOT NULL) AND (state > 1) = (stored_seal IS NOT NULL) AND (state = 3) = (verified_seal IS NOT NULL)),
   CHECK(state = 0 OR (size_bytes IS NOT NULL AND dataset_sha256 IS NOT NULL AND file_sha256 IS NOT NULL AND crc64nvme IS NOT NULL)),
   CHECK((state = 3) = (proof IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
@@ -151,9 +155,15 @@ CREATE TABLE copy(
   crc64nvme INTEGER NOT NULL,        -- as in instance
   proof INTEGER,                     -- as in instance
   version TEXT,                      -- as in instance
-  staged_at INTEGER NOT NULL,        -- time
+  checksum TEXT,                     -- as in instance
+  staged_at INTEGER,                 -- time
+  stored_at INTEGER,                 -- time
   verified_at INTEGER,               -- time
-  PRIMARY KEY(series_id, sop_uid, dataset_sha256)
+  staged_seal INTEGER,               -- as in instance
+  stored_seal INTEGER,               -- as in instance
+  verified_seal INTEGER,             -- as in instance
+  PRIMARY KEY(series_id, sop_uid, dataset_sha256),
+  CHECK((state > 0) = (staged_seal IS NOT NULL) AND (state > 1) = (stored_seal IS NOT NULL) AND (state = 3) = (verified_seal IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- Files that came but cannot be walked, or whose UIDs are not the command's: kept in staging under quarantine/.
@@ -237,6 +247,16 @@ CREATE TABLE event(
 ) STRICT;
 CREATE INDEX event_study ON event(study_uid) WHERE kind <> 'study found'; -- each study has that one: an index on it doubled a sweep's cost
 
+-- The chain: one row for each commit that changed something. docs/proof.md has its format.
+CREATE TABLE seal(
+  id INTEGER PRIMARY KEY,            -- counts up from 1, without gaps
+  run_id INTEGER,                    -- the run that sealed; NULL: the file was made or opened
+  at INTEGER NOT NULL,               -- time
+  last_event INTEGER NOT NULL,       -- the last event under this seal; the first is the one after the seal before
+  steps INTEGER NOT NULL,            -- how many steps of instances and copies are under it
+  sha256 BLOB NOT NULL CHECK(length(sha256) = 32) -- over the seal before, the events and the steps
+) STRICT;
+
 -- ---- the law ----------------------------------------------------------------------------------------------------------
 
 CREATE TRIGGER study_law BEFORE UPDATE OF state ON study WHEN OLD.state <> NEW.state BEGIN
@@ -281,6 +301,11 @@ CREATE TRIGGER event_stays BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'law
 CREATE TRIGGER event_is_new BEFORE INSERT ON event WHEN NEW.id > 0 BEGIN -- REPLACE deletes without asking event_stays
   SELECT RAISE(ABORT, 'law: events never change') WHERE EXISTS (SELECT 1 FROM event WHERE id = NEW.id);
 END;
+CREATE TRIGGER seal_stays BEFORE DELETE ON seal BEGIN SELECT RAISE(ABORT, 'law: seals are never deleted'); END;
+CREATE TRIGGER seal_is_final BEFORE UPDATE ON seal BEGIN SELECT RAISE(ABORT, 'law: seals never change'); END;
+CREATE TRIGGER seal_is_next BEFORE INSERT ON seal BEGIN
+  SELECT RAISE(ABORT, 'law: seals count up') WHERE NEW.id IS NOT (SELECT coalesce(max(id), 0) + 1 FROM seal);
+END;
 CREATE TRIGGER acceptance_is_new BEFORE INSERT ON acceptance WHEN NEW.id > 0 BEGIN
   SELECT RAISE(ABORT, 'law: signatures never change') WHERE EXISTS (SELECT 1 FROM acceptance WHERE id = NEW.id);
 END;
@@ -308,17 +333,52 @@ END;
 
 -- ---- the log ------------------------------------------------------------------------------------------------------------
 
+-- Whatever is not sealed as a step of an instance gets an event that says what the row says, as quote() writes it, joined by commas:
+-- `audit` compares them.
+CREATE TRIGGER event_meta AFTER INSERT ON meta BEGIN
+  INSERT INTO event(run_id, kind, detail) VALUES ((SELECT max(id) FROM run), 'meta',
+      quote(NEW.key) || ',' || quote(NEW.value));
+END;
+CREATE TRIGGER event_meta_changed AFTER UPDATE ON meta WHEN OLD.value <> NEW.value BEGIN
+  INSERT INTO event(run_id, kind, detail) VALUES ((SELECT max(id) FROM run), 'meta',
+      quote(NEW.key) || ',' || quote(NEW.value));
+END;
 CREATE TRIGGER event_run AFTER INSERT ON run BEGIN
-  INSERT INTO event(run_id, kind, detail) VALUES (NEW.id, 'run started', NEW.verb || ' by ' || NEW.operator || ' on ' || NEW.host);
+  INSERT INTO event(at, run_id, kind, detail) VALUES
+    (NEW.started_at, NEW.id, 'run started', NEW.verb || ' by ' || NEW.operator || ' on ' || NEW.host),
+    (NEW.started_at, NEW.id, 'run row',
+      quote(NEW.id) || ',' || quote(NEW.verb) || ',' || quote(NEW.operator) || ',' || quote(NEW.host) || ',' || quote(NEW.pid) || ',' ||
+      quote(NEW.version) || ',' || quote(NEW.sqlite_version) || ',' || quote(NEW.config_sha256) || ',' || quote(NEW.started_at));
 END;
 CREATE TRIGGER event_run_ended AFTER UPDATE OF ended_at ON run WHEN NEW.ended_at IS NOT NULL BEGIN
-  INSERT INTO event(run_id, kind, detail) VALUES (NEW.id, 'run ended', 'exit ' || NEW.exit_code);
+  INSERT INTO event(at, run_id, kind, detail) VALUES (NEW.ended_at, NEW.id, 'run ended', 'exit ' || NEW.exit_code);
+END;
+CREATE TRIGGER event_habit AFTER INSERT ON habit BEGIN
+  INSERT INTO event(at, run_id, kind, detail)
+    VALUES (NEW.learned_at, (SELECT max(id) FROM run), 'habit',
+      quote(NEW.name) || ',' || quote(NEW.value) || ',' || quote(NEW.detail) || ',' || quote(NEW.learned_at));
+END;
+CREATE TRIGGER event_habit_changed AFTER UPDATE ON habit BEGIN
+  INSERT INTO event(at, run_id, kind, detail)
+    VALUES (NEW.learned_at, (SELECT max(id) FROM run), 'habit',
+      quote(NEW.name) || ',' || quote(NEW.value) || ',' || quote(NEW.detail) || ',' || quote(NEW.learned_at));
 END;
 CREATE TRIGGER event_study_found AFTER INSERT ON study BEGIN
-  INSERT INTO event(at, run_id, kind, study_uid) VALUES (NEW.found_at, (SELECT max(id) FROM run), 'study found', NEW.uid);
+  INSERT INTO event(at, run_id, kind, study_uid, detail) VALUES (NEW.found_at, (SELECT max(id) FROM run), 'study found', NEW.uid,
+      quote(NEW.date) || ',' || quote(NEW.time) || ',' || quote(NEW.modalities) || ',' || quote(NEW.claimed_instances));
+END;
+CREATE TRIGGER event_study_row AFTER UPDATE OF date, time, modalities, claimed_instances, claimed_by_series, listed_instances, attempts, error,
+  detail ON study WHEN OLD.date IS NOT NEW.date OR OLD.time IS NOT NEW.time OR OLD.modalities <> NEW.modalities
+    OR OLD.claimed_instances IS NOT NEW.claimed_instances OR OLD.claimed_by_series IS NOT NEW.claimed_by_series
+    OR OLD.listed_instances IS NOT NEW.listed_instances OR OLD.attempts <> NEW.attempts OR OLD.error IS NOT NEW.error
+    OR OLD.detail IS NOT NEW.detail BEGIN
+  INSERT INTO event(run_id, kind, study_uid, detail) VALUES ((SELECT max(id) FROM run), 'study row', NEW.uid,
+      quote(NEW.date) || ',' || quote(NEW.time) || ',' || quote(NEW.modalities) || ',' || quote(NEW.claimed_instances) || ',' ||
+      quote(NEW.claimed_by_series) || ',' || quote(NEW.listed_instances) || ',' || quote(NEW.attempts) || ',' || quote(NEW.error) || ',' ||
+      quote(NEW.detail));
 END;
 CREATE TRIGGER event_study AFTER UPDATE OF state ON study WHEN OLD.state <> NEW.state BEGIN
-  INSERT INTO event(run_id, kind, study_uid, detail) VALUES ((SELECT max(id) FROM run),
+  INSERT INTO event(at, run_id, kind, study_uid, detail) VALUES (NEW.changed_at, (SELECT max(id) FROM run),
     'study ' || (SELECT name FROM state_name WHERE entity = 'study' AND state = NEW.state), NEW.uid,
     CASE WHEN NEW.state = 5 THEN NEW.error || ': ' || coalesce(NEW.detail, '') END);
 END;
@@ -327,17 +387,55 @@ CREATE TRIGGER event_instance_unexpected AFTER INSERT ON instance WHEN NEW.liste
     SELECT (SELECT max(id) FROM run), 'instance unexpected', study.uid, series.uid, NEW.sop_uid
     FROM series JOIN study ON study.id = series.study_id WHERE series.id = NEW.series_id;
 END;
-CREATE TRIGGER event_instance_fell_back AFTER UPDATE OF state ON instance WHEN NEW.state < OLD.state BEGIN
+CREATE TRIGGER event_instance_fell_back AFTER UPDATE OF staged_seal, stored_seal, verified_seal, proof ON instance
+  WHEN (OLD.staged_seal IS NOT NULL AND OLD.staged_seal IS NOT NEW.staged_seal)
+    OR (OLD.stored_seal IS NOT NULL AND OLD.stored_seal IS NOT NEW.stored_seal)
+    OR (OLD.verified_seal IS NOT NULL AND (OLD.verified_seal IS NOT NEW.verified_seal OR OLD.proof IS NOT NEW.proof)) BEGIN
   INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail)
-    SELECT (SELECT max(id) FROM run), 'instance fell back', study.uid, series.uid, NEW.sop_uid,
-      (SELECT name FROM state_name WHERE entity = 'instance' AND state = OLD.state) || ' to ' ||
-      (SELECT name FROM state_name WHERE entity = 'instance' AND state = NEW.state) ||
-      coalesce(', was data set ' || hex(OLD.dataset_sha256), '')
+    SELECT (SELECT max(id) FROM run), CASE WHEN NEW.state < OLD.state THEN 'instance fell back' ELSE 'proof raised' END,
+      study.uid, series.uid, NEW.sop_uid,
+      quote((SELECT name FROM state_name WHERE entity = 'instance' AND state = OLD.state)) || ',' ||
+      quote((SELECT name FROM state_name WHERE entity = 'instance' AND state = NEW.state)) || ',' || quote(NULL) || ',' ||
+      quote(CASE WHEN OLD.staged_seal IS NOT NEW.staged_seal THEN OLD.staged_seal END) || ',' || quote(OLD.size_bytes) || ',' ||
+      quote(lower(hex(OLD.dataset_sha256))) || ',' || quote(lower(hex(OLD.file_sha256))) || ',' ||
+      quote(printf('%016x', OLD.crc64nvme)) || ',' ||
+      quote(CASE WHEN OLD.pixel_crc64 IS NOT NULL THEN printf('%016x', OLD.pixel_crc64) END) || ',' ||
+      quote((SELECT uid FROM uid_name WHERE id = OLD.sop_class_id)) || ',' ||
+      quote((SELECT uid FROM uid_name WHERE id = OLD.transfer_syntax_id)) || ',' || quote(OLD.notes) || ',' ||
+      quote(OLD.staged_at) || ',' || quote(CASE WHEN OLD.stored_seal IS NOT NEW.stored_seal THEN OLD.stored_seal END) || ',' ||
+      quote(OLD.stored_at) || ',' || quote(OLD.version) || ',' || quote(OLD.checksum) || ',' || quote(OLD.beside) || ',' ||
+      quote(CASE WHEN OLD.verified_seal IS NOT NEW.verified_seal OR OLD.proof IS NOT NEW.proof THEN OLD.verified_seal END) || ',' ||
+      quote(CASE OLD.proof WHEN 3 THEN 'attested' WHEN 4 THEN 'read_back' END) || ',' || quote(OLD.verified_at)
+    FROM series JOIN study ON study.id = series.study_id WHERE series.id = NEW.series_id;
+END;
+CREATE TRIGGER event_copy_fell_back AFTER UPDATE OF staged_seal, stored_seal, verified_seal, proof ON copy
+  WHEN (OLD.staged_seal IS NOT NULL AND OLD.staged_seal IS NOT NEW.staged_seal)
+    OR (OLD.stored_seal IS NOT NULL AND OLD.stored_seal IS NOT NEW.stored_seal)
+    OR (OLD.verified_seal IS NOT NULL AND (OLD.verified_seal IS NOT NEW.verified_seal OR OLD.proof IS NOT NEW.proof)) BEGIN
+  INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail)
+    SELECT (SELECT max(id) FROM run), CASE WHEN NEW.state < OLD.state THEN 'copy fell back' ELSE 'proof raised' END,
+      study.uid, series.uid, NEW.sop_uid,
+      quote((SELECT name FROM state_name WHERE entity = 'instance' AND state = OLD.state)) || ',' ||
+      quote((SELECT name FROM state_name WHERE entity = 'instance' AND state = NEW.state)) || ',' ||
+      quote(lower(hex(OLD.dataset_sha256))) || ',' ||
+      quote(CASE WHEN OLD.staged_seal IS NOT NEW.staged_seal THEN OLD.staged_seal END) || ',' || quote(OLD.size_bytes) || ',' ||
+      quote(lower(hex(OLD.dataset_sha256))) || ',' || quote(lower(hex(OLD.file_sha256))) || ',' ||
+      quote(printf('%016x', OLD.crc64nvme)) || ',' || quote(NULL) || ',' || quote(NULL) || ',' || quote(NULL) || ',' ||
+      quote(NULL) || ',' || quote(OLD.staged_at) || ',' ||
+      quote(CASE WHEN OLD.stored_seal IS NOT NEW.stored_seal THEN OLD.stored_seal END) || ',' || quote(OLD.stored_at) || ',' ||
+      quote(OLD.version) || ',' || quote(OLD.checksum) || ',' || quote(1) || ',' ||
+      quote(CASE WHEN OLD.verified_seal IS NOT NEW.verified_seal OR OLD.proof IS NOT NEW.proof THEN OLD.verified_seal END) || ',' ||
+      quote(CASE OLD.proof WHEN 3 THEN 'attested' WHEN 4 THEN 'read_back' END) || ',' || quote(OLD.verified_at)
     FROM series JOIN study ON study.id = series.study_id WHERE series.id = NEW.series_id;
 END;
 CREATE TRIGGER event_instance_conflict AFTER UPDATE OF conflict ON instance WHEN NEW.conflict > OLD.conflict BEGIN
   INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid)
     SELECT (SELECT max(id) FROM run), 'instance conflict', study.uid, series.uid, NEW.sop_uid
+    FROM series JOIN study ON study.id = series.study_id WHERE series.id = NEW.series_id;
+END;
+CREATE TRIGGER event_instance_beside AFTER UPDATE OF beside ON instance WHEN NEW.beside > OLD.beside BEGIN
+  INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid)
+    SELECT (SELECT max(id) FROM run), 'instance lies beside', study.uid, series.uid, NEW.sop_uid
     FROM series JOIN study ON study.id = series.study_id WHERE series.id = NEW.series_id;
 END;
 CREATE TRIGGER event_copy AFTER INSERT ON copy BEGIN
@@ -346,20 +444,59 @@ CREATE TRIGGER event_copy AFTER INSERT ON copy BEGIN
     FROM series JOIN study ON study.id = series.study_id WHERE series.id = NEW.series_id;
 END;
 CREATE TRIGGER event_quarantined AFTER INSERT ON quarantine BEGIN
+  INSERT INTO event(at, run_id, kind, study_uid, series_uid, sop_uid, detail)
+    VALUES (NEW.received_at, (SELECT max(id) FROM run), 'file quarantined', NEW.study_uid, NEW.series_uid, NEW.sop_uid,
+      quote(NEW.id) || ',' || quote(NEW.file) || ',' || quote(NEW.reason) || ',' || quote(NEW.claimed) || ',' ||
+      quote(NEW.size_bytes) || ',' || quote(lower(hex(NEW.file_sha256))));
+END;
+CREATE TRIGGER event_quarantined_accepted AFTER UPDATE OF accepted_by, accepted_reason ON quarantine BEGIN
   INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail)
-    VALUES ((SELECT max(id) FROM run), 'file quarantined', NEW.study_uid, NEW.series_uid, NEW.sop_uid, NEW.reason);
+    VALUES ((SELECT max(id) FROM run), 'quarantine row', NEW.study_uid, NEW.series_uid, NEW.sop_uid,
+      quote(NEW.id) || ',' || quote(NEW.accepted_by) || ',' || quote(NEW.accepted_reason));
 END;
 CREATE TRIGGER event_accepted AFTER INSERT ON acceptance BEGIN
-  INSERT INTO event(run_id, kind, study_uid, sop_uid, detail)
-    SELECT (SELECT max(id) FROM run), 'exception accepted', uid, NEW.sop_uid, 'by ' || NEW.accepted_by ||
+  INSERT INTO event(at, run_id, kind, study_uid, sop_uid, detail)
+    SELECT NEW.accepted_at, (SELECT max(id) FROM run), 'exception accepted', uid, NEW.sop_uid, 'by ' || NEW.accepted_by ||
       CASE WHEN NEW.role <> '' THEN ' (' || NEW.role || ')' ELSE '' END || ': ' || CASE WHEN NEW.code <> 'other' THEN NEW.code || ': ' ELSE '' END ||
       NEW.reason || '; covers ' || NEW.covers FROM study WHERE id = NEW.study_id;
+  INSERT INTO event(at, run_id, kind, study_uid, sop_uid, detail)
+    SELECT NEW.accepted_at, (SELECT max(id) FROM run), 'acceptance row', uid, NEW.sop_uid,
+      quote(NEW.id) || ',' || quote(NEW.covers) || ',' || quote(NEW.code) || ',' || quote(NEW.reason) || ',' || quote(NEW.accepted_by) || ',' ||
+      quote(NEW.role) || ',' || quote(NEW.accepted_at)
+    FROM study WHERE id = NEW.study_id;
 END;
 CREATE TRIGGER event_revoked AFTER INSERT ON revocation BEGIN
-  INSERT INTO event(run_id, kind, study_uid, sop_uid, detail)
-    SELECT (SELECT max(id) FROM run), 'exception revoked', study.uid, acceptance.sop_uid, 'by ' || NEW.revoked_by ||
+  INSERT INTO event(at, run_id, kind, study_uid, sop_uid, detail)
+    SELECT NEW.revoked_at, (SELECT max(id) FROM run), 'exception revoked', study.uid, acceptance.sop_uid, 'by ' || NEW.revoked_by ||
       CASE WHEN NEW.role <> '' THEN ' (' || NEW.role || ')' ELSE '' END || ': ' || NEW.reason || '; was accepted by ' || accepted_by
     FROM acceptance JOIN study ON study.id = acceptance.study_id WHERE acceptance.id = NEW.acceptance_id;
+  INSERT INTO event(at, run_id, kind, study_uid, sop_uid, detail)
+    SELECT NEW.revoked_at, (SELECT max(id) FROM run), 'revocation row', study.uid, acceptance.sop_uid,
+      quote(NEW.id) || ',' || quote(NEW.acceptance_id) || ',' || quote(NEW.reason) || ',' || quote(NEW.revoked_by) || ',' ||
+      quote(NEW.role) || ',' || quote(NEW.revoked_at)
+    FROM acceptance JOIN study ON study.id = acceptance.study_id WHERE acceptance.id = NEW.acceptance_id;
+END;
+CREATE TRIGGER event_window_planned AFTER INSERT ON window BEGIN
+  INSERT INTO event(run_id, kind, detail) VALUES ((SELECT max(id) FROM run), 'window row',
+      quote(NEW.id) || ',' || quote(NEW.sweep) || ',' || quote(NEW.axis) || ',' || quote(NEW.lo) || ',' || quote(NEW.hi) || ',' ||
+      quote(NEW.time_lo) || ',' || quote(NEW.time_hi) || ',' || quote(NEW.modality) || ',' || quote(length(NEW.patient)) || ',' ||
+      quote(length(NEW.accession)) || ',' || quote(NEW.parent) || ',' || quote(NEW.part_by) || ',' || quote(NEW.purpose) || ',' ||
+      quote(NEW.state) || ',' || quote(NEW.row_count) || ',' || quote(NEW.study_count) || ',' || quote(NEW.outside_count) || ',' ||
+      quote(NEW.error) || ',' || quote(NEW.detail) || ',' || quote(NEW.suspicion) || ',' || quote(NEW.blocks) || ',' ||
+      quote(NEW.accepted_by) || ',' || quote(NEW.accepted_reason) || ',' || quote(NEW.answered_at));
+END;
+CREATE TRIGGER event_window_changed AFTER UPDATE OF purpose, state, row_count, study_count, outside_count, error, detail, suspicion, blocks,
+  accepted_by, accepted_reason, answered_at ON window WHEN OLD.purpose <> NEW.purpose OR OLD.state <> NEW.state
+    OR OLD.row_count IS NOT NEW.row_count OR OLD.study_count IS NOT NEW.study_count OR OLD.outside_count <> NEW.outside_count
+    OR OLD.error IS NOT NEW.error OR OLD.detail IS NOT NEW.detail OR OLD.suspicion IS NOT NEW.suspicion OR OLD.blocks <> NEW.blocks
+    OR OLD.accepted_by IS NOT NEW.accepted_by OR OLD.accepted_reason IS NOT NEW.accepted_reason OR OLD.answered_at IS NOT NEW.answered_at BEGIN
+  INSERT INTO event(run_id, kind, detail) VALUES ((SELECT max(id) FROM run), 'window row',
+      quote(NEW.id) || ',' || quote(NEW.sweep) || ',' || quote(NEW.axis) || ',' || quote(NEW.lo) || ',' || quote(NEW.hi) || ',' ||
+      quote(NEW.time_lo) || ',' || quote(NEW.time_hi) || ',' || quote(NEW.modality) || ',' || quote(length(NEW.patient)) || ',' ||
+      quote(length(NEW.accession)) || ',' || quote(NEW.parent) || ',' || quote(NEW.part_by) || ',' || quote(NEW.purpose) || ',' ||
+      quote(NEW.state) || ',' || quote(NEW.row_count) || ',' || quote(NEW.study_count) || ',' || quote(NEW.outside_count) || ',' ||
+      quote(NEW.error) || ',' || quote(NEW.detail) || ',' || quote(NEW.suspicion) || ',' || quote(NEW.blocks) || ',' ||
+      quote(NEW.accepted_by) || ',' || quote(NEW.accepted_reason) || ',' || quote(NEW.answered_at));
 END;
 CREATE TRIGGER event_window_suspicious AFTER UPDATE OF suspicion ON window WHEN NEW.suspicion IS NOT NULL AND OLD.suspicion IS NOT NEW.suspicion BEGIN
   INSERT INTO event(run_id, kind, detail) VALUES ((SELECT max(id) FROM run), 'window suspicious', 'w' || NEW.id || ': ' || NEW.suspicion);

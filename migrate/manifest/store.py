@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from migrate.errors import LawBroken
 from migrate.failpoints import reach
 from migrate.manifest import arrivals, settlement, studies, windows
 from migrate.manifest.file import claim_identity, disk_error, now_ms, open_writer, telling_disk
+from migrate.manifest.seals import Sealer
 from migrate.model import (
     DestinationLost,
     Failed,
@@ -45,6 +47,14 @@ from migrate.model import (
 )
 
 _CHECKPOINT_BYTES = 16 << 20
+_NOT_STORED = (
+    "proof = NULL, verified_at = NULL, stored_at = NULL, version = NULL, checksum = NULL, stored_seal = NULL, verified_seal = NULL"
+)
+_NOT_STAGED = f"{_NOT_STORED}, staged_at = NULL, staged_seal = NULL"
+_NOTHING = (
+    f"{_NOT_STAGED}, size_bytes = NULL, dataset_sha256 = NULL, file_sha256 = NULL, crc64nvme = NULL, pixel_crc64 = NULL, notes = NULL, "
+    "sop_class_id = NULL, transfer_syntax_id = NULL"
+)
 
 
 @dataclass
@@ -64,9 +74,7 @@ class Manifest:
     def __init__(self, path: Path, *, identity: dict[str, str], policy: RetryPolicy, create: bool = True) -> None:
         self.path, self.policy = path, policy
         self.connection = open_writer(path, create=create)
-        with telling_disk(path):
-            claim_identity(self.connection, identity)
-        reach("identity-claimed")
+        self.sealer = Sealer(self.connection)
         self.run_id = 0
         self.first_sweep: int | None = None
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
@@ -77,34 +85,47 @@ class Manifest:
         self._names: dict[str, int] = {}
         self.touched: set[int] = set()
         self.effects = Effects()
+        with telling_disk(path), self.transaction():
+            claim_identity(self.connection, identity)
+        reach("identity-claimed")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """The one way to write: what is done inside is committed and sealed as a whole, or not at all."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            self.sealer.begin()
+            yield
+            self.sealer.seal(now_ms())
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self._forget()
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
 
     # -- runs
     def begin_run(self, verb: str, operator: str, config_sha256: str) -> int:
         """Record that a command has begun; its number stands in every event."""
-        with telling_disk(self.path):
-            cursor = self.connection.execute(
+        host = socket.gethostname()
+        with telling_disk(self.path), self.transaction():
+            cursor = self.execute(
                 "INSERT INTO run(verb, operator, host, pid, version, sqlite_version, config_sha256, started_at) VALUES (?,?,?,?,?,?,?,?)",
-                (
-                    verb,
-                    operator,
-                    socket.gethostname(),
-                    os.getpid(),
-                    __version__,
-                    sqlite3.sqlite_version,
-                    config_sha256,
-                    now_ms(),
-                ),
-            )
-        self.run_id = int(cursor.lastrowid or 0)
+                verb, operator, host, os.getpid(), __version__, sqlite3.sqlite_version, config_sha256, now_ms(),
+            )  # fmt: skip
+            self.run_id = int(cursor.lastrowid or 0)
+            self.sealer.run = (self.run_id, operator, host, __version__)
         return self.run_id
 
     def end_run(self, exit_code: int) -> None:
-        self.connection.execute("UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", (now_ms(), exit_code, self.run_id))
+        """Record how the command ended."""
+        with self.transaction():
+            self.execute("UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", now_ms(), exit_code, self.run_id)
 
     def set_meta(self, key: str, value: str) -> None:
         """Write down one fact about the manifest as a whole."""
-        with telling_disk(self.path):
-            self.connection.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value))
+        with telling_disk(self.path), self.transaction():
+            self.execute("INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", key, value)
 
     def close(self) -> None:
         """Checkpoint and close; the file alone is whole then."""
@@ -123,8 +144,7 @@ class Manifest:
         """
         self.touched, self.effects = set(), Effects()
         try:
-            self.connection.execute("BEGIN IMMEDIATE")
-            try:
+            with self.transaction():
                 reach("commit-begun")
                 for shown, group in itertools.groupby(outcomes, lambda outcome: isinstance(outcome, StudyFound)):
                     if shown:
@@ -136,17 +156,10 @@ class Manifest:
                 for study_id in sorted(self.touched):
                     settlement.settle(self, study_id)
                 reach("commit-settled")
-            except BaseException:
-                self._forget()
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
-            self.connection.execute("COMMIT")
             reach("commit-done")
         except sqlite3.IntegrityError as error:
             raise LawBroken(f"The manifest refused a step: {error}.") from error
         except sqlite3.Error as error:
-            self._forget()
             raise disk_error(error, self.path) from error
         self.checkpoint(_CHECKPOINT_BYTES)
         return self.effects
@@ -181,13 +194,15 @@ class Manifest:
             case RetrieveEnded():
                 studies.retrieve_ended(self, outcome)
             case InstanceStored(item, receipt):
-                self._move(item, InstanceState.STAGED, InstanceState.STORED,
-                           "stored_at = :now, version = :version, checksum = :checksum", version=receipt.version,
-                           checksum=receipt.checksum)  # fmt: skip
+                now = now_ms()
+                if self._move(item, InstanceState.STAGED, InstanceState.STORED,
+                              "stored_at = :now, version = :version, checksum = :checksum, stored_seal = :seal", now=now,
+                              version=receipt.version, checksum=receipt.checksum):  # fmt: skip
+                    self.sealer.stored(item, now, receipt.version, receipt.checksum)
             case InstanceVerified(item, proof):
                 self._verified(item, int(proof))
             case StagedLost(item, detail):
-                self._move(item, InstanceState.STAGED, InstanceState.EXPECTED, "staged_at = NULL")
+                self._move(item, InstanceState.STAGED, InstanceState.EXPECTED, _gone(item))
                 self.log("staged file lost", detail, item.ref)
             case DestinationLost():
                 self._destination_lost(outcome)
@@ -210,38 +225,37 @@ class Manifest:
         """Take one step if the row stands where the step begins; a replay finds it elsewhere and changes nothing."""
         series_id = self.series_id(item.ref.study, item.ref.series)
         table, more = ("copy", " AND dataset_sha256 = :sha") if item.copy else ("instance", "")
-        if item.copy:  # a copy has fewer columns
-            also = (
-                ", ".join(part for part in also.split(", ") if part.split(" ")[0] in ("version", "proof", "verified_at")) or "proof = proof"
-            )
         cursor = self.connection.execute(
             f"UPDATE {table} SET state = :new, {also} WHERE series_id = :series AND sop_uid = :sop AND state = :old{more}",
             {"new": int(new), "old": int(old), "series": series_id, "sop": item.ref.sop, "sha": item.fixity.dataset_sha256,
-             "now": now_ms(), **values},
+             "seal": self.sealer.number, **values},
         )  # fmt: skip
         self.touched.add(self.study_id(item.ref.study))
         return cursor.rowcount > 0
 
     def _verified(self, item: Item, proof: int) -> None:
-        moved = self._move(item, InstanceState.STORED, InstanceState.VERIFIED, "proof = :proof, verified_at = :now", proof=proof)
-        if moved:
+        now = now_ms()
+        if self._move(item, InstanceState.STORED, InstanceState.VERIFIED, "proof = :proof, verified_at = :now, verified_seal = :seal",
+                      proof=proof, now=now):  # fmt: skip
+            self.sealer.verified(item, now, proof)
             self.effects.release.append(item)
         elif not item.copy:
-            self.execute(
-                "UPDATE instance SET proof = max(proof, ?) WHERE series_id = ? AND sop_uid = ? AND state = 3",
-                proof, self.series_id(item.ref.study, item.ref.series), item.ref.sop,
-            )  # fmt: skip
+            raised = self.execute(
+                "UPDATE instance SET proof = ?1, verified_seal = ?2 WHERE series_id = ?3 AND sop_uid = ?4 AND state = 3 AND proof < ?1 "
+                "RETURNING verified_at",
+                proof, self.sealer.number, self.series_id(item.ref.study, item.ref.series), item.ref.sop,
+            ).fetchall()  # fmt: skip
+            for (verified_at,) in raised:
+                self.sealer.verified(item, verified_at, proof)
 
     def _destination_lost(self, lost: DestinationLost) -> None:
         item = lost.item
         back = InstanceState.STAGED if lost.file_kept else InstanceState.EXPECTED
-        cleared = "proof = NULL, verified_at = NULL, stored_at = NULL, version = NULL"
-        if lost.differs and not item.copy:
-            cleared += ", conflict = 1, beside = 1"
+        odd = ", conflict = 1, beside = 1" if lost.differs and not item.copy else ""
         moved = (
-            self._move(item, InstanceState.VERIFIED, InstanceState.EXPECTED, cleared)
-            or self._move(item, InstanceState.STORED, back, cleared)
-            or (lost.differs and self._move(item, InstanceState.STAGED, InstanceState.STAGED, cleared))
+            self._move(item, InstanceState.VERIFIED, InstanceState.EXPECTED, _gone(item) + odd)
+            or self._move(item, InstanceState.STORED, back, (_NOT_STORED if lost.file_kept else _gone(item)) + odd)
+            or (lost.differs and self._move(item, InstanceState.STAGED, InstanceState.STAGED, _NOT_STORED + odd))
         )
         if moved:
             self.log("object differs" if lost.differs else "object missing", lost.detail, item.ref)
@@ -256,8 +270,9 @@ class Manifest:
     def log(self, kind: str, detail: str, ref: InstanceRef | None = None, *, study: str | None = None) -> None:
         """Add an event; never with names, IDs or birth dates."""
         uids = (ref.study, ref.series, ref.sop) if ref else (study, None, None)
-        self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
-                     self.run_id, kind, *uids, detail)  # fmt: skip
+        with contextlib.nullcontext() if self.connection.in_transaction else self.transaction():
+            self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
+                         self.run_id, kind, *uids, detail)  # fmt: skip
 
     def study_id(self, uid: str) -> int:
         """The study's row, made if it came without ever being listed."""
@@ -294,3 +309,8 @@ class Manifest:
         if len(cache) > 50_000:
             cache.clear()
         cache[key] = value
+
+
+def _gone(item: Item) -> str:
+    """What falling back to expected clears; its event keeps all of it. A copy is known by its bytes, and keeps those."""
+    return _NOT_STAGED if item.copy else _NOTHING

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from migrate.manifest.file import now_ms
+from migrate.manifest.seals import text
 from migrate.manifest.windows import AXIS_BITS
 from migrate.model import Failed, RetrieveEnded, StudyFound, StudyPlanned, StudyState
 
@@ -198,13 +201,27 @@ def _numbers(manifest: Manifest, study_id: int) -> _Numbers:
 
 
 def _list(manifest: Manifest, plan: StudyPlanned) -> None:
-    """What an answer lists is expected; what was listed once stays on the list."""
+    """What an answer lists is expected; what was listed once stays on the list. A list that has changed is put on record by its hash."""
+    before = manifest.connection.total_changes
     for series in plan.series:
         series_id = manifest.series_id(plan.study.study, series.series, series.modality)
         manifest.connection.executemany(
             "INSERT INTO instance(series_id, sop_uid) VALUES (?, ?) ON CONFLICT DO UPDATE SET listed = 1 WHERE listed = 0",
             [(series_id, sop) for sop in series.sops],
         )
+    if manifest.connection.total_changes > before:
+        count, digest = listing(manifest.connection, manifest.study_id(plan.study.study))
+        manifest.log("study listed", f"{count},'{digest}'", study=plan.study.study)
+
+
+def listing(connection: sqlite3.Connection, study_id: int) -> tuple[int, str]:
+    """How many instances of a study are listed, and the SHA-256 in hex over a line "series<tab>modality<tab>sop" for each, by UIDs."""
+    rows = connection.execute(
+        "SELECT series.uid, modality, sop_uid FROM series CROSS JOIN instance ON series_id = series.id "
+        "WHERE study_id = ? AND listed = 1 ORDER BY series.uid, sop_uid", (study_id,),
+    )  # fmt: skip
+    lines = [f"{series}\t{text(modality)}\t{sop}\n" for series, modality, sop in rows]
+    return len(lines), hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def confirmed(manifest: Manifest, plan: StudyPlanned) -> None:

@@ -1,0 +1,86 @@
+"""What sealing costs: batches of facts as a run commits them, with seals and without, on this disk. `python -m benchmarks.seal [FOLDER]`."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from migrate.manifest import Manifest
+
+from migrate.model import (  # isort: skip
+    Fixity, InstanceRef, InstanceStaged, InstanceStored, InstanceVerified, Item, Proof, Receipt, Received, RetrieveEnded, RetryPolicy,
+    SeriesPlan, StudyPlanned, StudyRef,
+)
+
+BATCH, STUDIES, INSTANCES = 512, 40, 500
+
+
+class NoSeals:
+    """Stands in for the sealer."""
+
+    number = 1
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+def facts() -> list[list[Any]]:
+    """Transactions of a run over 20,000 instances, in the order in which they come."""
+    batches: list[list[Any]] = []
+    for study in range(STUDIES):
+        uid = f"1.2.840.99999.{study}.1234567890.123"
+        series = f"{uid}.1"
+        sops = [f"{series}.{number}.9876543210" for number in range(INSTANCES)]
+        items = [Item(InstanceRef(uid, series, sop), _fixity(sop)) for sop in sops]
+        batches.append([StudyPlanned(StudyRef(uid), (SeriesPlan(series, "CT", tuple(sops)),))])
+        staged = [
+            InstanceStaged(Received(Path("/x"), item.ref, item.fixity.rolled, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", (), pixel_crc64=5), item.fixity)
+            for item in items
+        ]  # fmt: skip
+        batches.append([*staged, RetrieveEnded(StudyRef(uid), 0)])
+        batches.append([InstanceStored(item, Receipt("k", "v" * 32, None, "SHA256:" + "x" * 44)) for item in items])
+        batches.append([InstanceVerified(item, Proof.ATTESTED) for item in items])
+    return batches
+
+
+def _fixity(text: str) -> Fixity:
+    digest = hashlib.sha256(text.encode()).digest()
+    return Fixity(524_288, digest, digest, 2**63 + 5)
+
+
+def measure(folder: Path, *, sealed: bool) -> float:
+    """Seconds for all commits."""
+    path = folder / "m.db"
+    manifest = Manifest(path, identity={"source": "a", "destination": "b", "migration": "c"}, policy=RetryPolicy())
+    manifest.begin_run("run", "operator", "0" * 64)
+    if not sealed and hasattr(manifest, "sealer"):
+        manifest.sealer = NoSeals()  # type: ignore[assignment]
+    begun = time.perf_counter()
+    for batch in facts():
+        manifest.commit(batch)
+    took = time.perf_counter() - begun
+    manifest.connection.close()
+    return took
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(5):
+        for sealed in (False, True):
+            scratch = Path(tempfile.mkdtemp(dir=folder))
+            taken[sealed].append(measure(scratch, sealed=sealed))
+            shutil.rmtree(scratch)
+    steps = STUDIES * INSTANCES * 3
+    without, with_seals = statistics.median(taken[False]), statistics.median(taken[True])
+    print(f"{steps / without:,.0f} steps/s without seals, {steps / with_seals:,.0f} with: {(with_seals - without) / with_seals:.1%} of a commit's time")
+
+
+if __name__ == "__main__":
+    main()
