@@ -23,7 +23,6 @@ from migrate.manifest import Effects, Lock, Manifest, Queue
 from migrate.manifest.file import now_ms
 from migrate.manifest.listed import count_listed, list_window, standings
 from migrate.model import (
-    DestinationLost,
     InstanceState,
     Noted,
     Outcome,
@@ -323,29 +322,6 @@ class Migration:
         count_listed(self.manifest, window_id)
         self.manifest.log("list added", "{found} of {values} values found, {added} studies added".format_map(addition.document()))
         return addition
-
-    # -- verify
-    def verify(self, *, deep: bool, chosen: Callable[[Any], bool], progress: Callable[[int], None]) -> dict[str, Any]:
-        """Ask the destination again for every verified item that `chosen` takes; what is lost or differs falls back."""
-        destination = shared_destination(self.config.destination)
-        destination.prepare()
-        result: dict[str, Any] = {"checked": 0, "missing": [], "differs": []}
-        stop = threading.Event()
-        with stop_signals(stop.set):
-            for _, items in self.queue.verified():
-                picked = [item for item in items if chosen(item)]
-                if not picked:
-                    continue
-                if stop.is_set():
-                    raise Interrupted("Stopped; what was checked is on record.")
-                outcomes = work.verify(work.Batch(self.config.destination, tuple((item, None) for item in picked), deep))
-                for outcome in outcomes:
-                    if isinstance(outcome, DestinationLost) and outcome.item.receipt:
-                        result["differs" if outcome.differs else "missing"].append(outcome.item.receipt.key)
-                self.manifest.commit(outcomes)
-                result["checked"] += len(picked)
-                progress(len(picked))
-        return result
 
 
 def check_source(config: Config) -> list[Any]:

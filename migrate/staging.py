@@ -287,7 +287,7 @@ class Staging:
         self._pool.shutdown(wait=False)
 
 
-__all__ = ["Incoming", "Staging", "hash_file", "local_error"]
+__all__ = ["Incoming", "Staging", "copy_into", "hash_file", "local_error"]
 
 
 def _seal(path: Path, rolled: Rolled, buffer: bytearray, disk: Disk) -> Fixity:
@@ -309,6 +309,20 @@ def _seal(path: Path, rolled: Rolled, buffer: bytearray, disk: Disk) -> Fixity:
         disk.close(fd)
     reach("stage-synced")
     return Fixity(size, digest.digest(), rolled.dataset_sha256, crc)
+
+
+def copy_into(pieces: Iterable[bytes], file: Path) -> None:
+    """Write pieces into a new file that nothing is promised of. What the pieces raise comes through; raises LocalError for the file's disk."""
+    try:
+        out = file.open("xb", buffering=0)
+    except OSError as error:
+        raise local_error(error, "making a scratch file") from error
+    with out:
+        for piece in pieces:
+            try:
+                out.write(piece)
+            except OSError as error:
+                raise local_error(error, "writing a scratch file") from error
 
 
 def hash_file(path: Path) -> tuple[int, bytes]:

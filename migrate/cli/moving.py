@@ -1,9 +1,8 @@
-"""Verbs that take the manifest's lock and move something: enumerate, run, verify."""
+"""Verbs that take the manifest's lock and move something: enumerate, run."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import NoReturn
 
@@ -86,39 +85,4 @@ def enumerate_(config_path: Path, as_json: bool, list_path: Path | None, out: Pa
             click.echo(json.dumps({"studies": found, "windows": len(rows), "open_windows": [f"w{row['id']}" for row in bad]}, indent=1))
         else:
             click.echo(f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer.")
-        return migration.exit_code
-
-
-@verb("verify", json=True)
-@click.option("--deep", is_flag=True, help="Read every byte back, whatever the store attests.")
-@click.option("--sample", metavar="N%", help="Only a random N per cent of the instances.")
-@click.option("--seed", type=int, help="Draw the same sample again; default: a new one, which the log records.")
-def verify(config_path: Path, as_json: bool, deep: bool, sample: str | None, seed: int | None) -> int:
-    """Read the destination again and compare; exit 3 if an object is missing or differs."""
-    config = load(config_path)
-    share = 1.0
-    if sample is not None:
-        try:
-            share = float(sample.rstrip("%")) / 100
-        except ValueError as error:
-            raise UsageError(f"--sample takes a percentage, not {sample}.", hint="For example --sample 5%.") from error
-        if not 0 < share <= 1:
-            raise UsageError("--sample takes more than 0 and at most 100 per cent.", hint="For example --sample 5%.")
-    seed = random.SystemRandom().getrandbits(32) if seed is None else seed
-    dice = random.Random(seed)
-    with Migration(config, "verify", create=False) as migration:
-        result = migration.verify(deep=deep, chosen=lambda _: share == 1.0 or dice.random() < share, progress=lambda _: None)
-        migration.manifest.log(
-            "destination verified",
-            f"{result['checked']} checked{' deep' if deep else ''}, {len(result['missing'])} missing, {len(result['differs'])} differ; "
-            f"{share:.4%} of all, seed {seed}",
-        )
-        migration.exit_code = 3 if result["missing"] or result["differs"] else 0
-        if as_json:
-            click.echo(json.dumps(result, indent=1))
-        else:
-            click.echo(f"{result['checked']} checked, {len(result['missing'])} missing, {len(result['differs'])} differ.")
-            for kind in ("missing", "differs"):
-                for key in result[kind]:
-                    click.echo(f"{kind}: {key}")
         return migration.exit_code

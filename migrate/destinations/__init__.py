@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,6 +51,18 @@ class Destination(Protocol):
         Never writes below the item's key. The key and version of `item.receipt` count where there is one.
 
         Raises ObjectMissing, ObjectDiffers, DestinationUnreachable, DestinationRefused.
+        """
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Every object whose key begins with `prefix`, which ends with a slash: (key, size in bytes), in any order. Nothing is read of it.
+
+        Raises DestinationUnreachable, DestinationRefused.
+        """
+
+    def fetch(self, item: Item, file: Path) -> None:
+        """Copy what stands under the item's key now into a new file; nothing of it is compared.
+
+        Raises ObjectMissing, DestinationUnreachable, DestinationRefused, LocalError.
         """
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import itertools
 import os
 import shutil
@@ -26,7 +27,7 @@ from migrate.errors import (
 )
 from migrate.failpoints import reach
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
-from migrate.staging import local_error
+from migrate.staging import copy_into, local_error
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
@@ -117,6 +118,24 @@ class Folder:
             self._read_back(self.root / key, key, item.fixity)
         return Proof.READ_BACK
 
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """See `Destination.listed`: regular files only."""
+        with self._errors("listing objects"):
+            if not self.root.is_dir():
+                raise DestinationUnreachable(f"The folder {self.root} is gone.", hint="Is its disk mounted?")
+            for folder, _, names in os.walk(self.root / prefix, onerror=_unless_missing):
+                for name in names:
+                    path = Path(folder, name)
+                    kind = path.lstat()
+                    if stat.S_ISREG(kind.st_mode):
+                        yield path.relative_to(self.root).as_posix(), kind.st_size
+
+    def fetch(self, item: Item, file: Path) -> None:
+        """See `Destination.fetch`."""
+        key = item.receipt.key if item.receipt else self._key(item)
+        with self._errors("reading an object"), self._opened(self.root / key, key) as source:
+            copy_into(iter(lambda: source.read(_CHUNK_BYTES), b""), file)
+
     def close(self) -> None:
         """See `Destination.close`."""
 
@@ -197,8 +216,8 @@ class Folder:
                 f"{Path(error.filename or folder).relative_to(self.root)} is no folder.", hint="Something else put a file or a link there."
             ) from error
 
-    def _read_back(self, final: Path, key: str, fixity: Fixity) -> None:
-        """Raises ObjectMissing, ObjectDiffers, OSError."""
+    def _opened(self, final: Path, key: str) -> io.FileIO:
+        """An object's file, open. Raises ObjectMissing, ObjectDiffers, OSError."""
         for parent in final.relative_to(self.root).parents:
             if (self.root / parent).is_symlink() and parent != Path("."):
                 raise ObjectDiffers(f"A symbolic link leads to {key}.")
@@ -216,7 +235,11 @@ class Folder:
             if error.errno == errno.ELOOP:
                 raise ObjectDiffers(f"What stands at {key} is no regular file.") from error
             raise
-        with os.fdopen(fd, "rb", buffering=0) as file:
+        return io.FileIO(fd, "r")
+
+    def _read_back(self, final: Path, key: str, fixity: Fixity) -> None:
+        """Raises ObjectMissing, ObjectDiffers, OSError."""
+        with self._opened(final, key) as file:
             size = os.fstat(file.fileno()).st_size
             if size != fixity.size_bytes:
                 raise ObjectDiffers(f"{key} has {size} bytes instead of {fixity.size_bytes}.")
@@ -269,3 +292,8 @@ class Folder:
             raise DestinationUnreachable(
                 f"The destination folder failed while {doing}: {said}.", hint=f"Is the disk of {self.root} mounted?"
             ) from error
+
+
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error

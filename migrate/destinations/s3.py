@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from migrate.errors import (
     StagedFileLost,
 )
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
-from migrate.staging import hash_file, local_error
+from migrate.staging import copy_into, hash_file, local_error
 
 _CONFLICTS = 6  # 409 means "again": two puts of one key met
 _LOOKS_FIRST = "Existing keys are looked up first instead; let nobody else write under the prefix."
@@ -167,6 +168,17 @@ class S3:
         version = item.receipt.version if item.receipt else None
         return self._prove(key, item.fixity, version, deep=deep)
 
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """See `Destination.listed`."""
+        with telling("listing objects"):
+            yield from self._transport.listed(prefix)
+
+    def fetch(self, item: Item, file: Path) -> None:
+        """See `Destination.fetch`."""
+        key = item.receipt.key if item.receipt else self._key(item)
+        with self._reading(key):
+            copy_into(self._transport.pieces(key), file)
+
     def close(self) -> None:
         """See `Destination.close`."""
         self._transport.close()
@@ -213,15 +225,20 @@ class S3:
         except NoAnswer as silence:
             raise error_of(silence, "looking at an object") from silence
 
-    def _read(self, key: str, size_bytes: int) -> tuple[int, bytes, str | None]:
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
         try:
-            return self._transport.sha256_of(key, size_bytes)
+            yield
         except StoreSaid as said:
             if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
                 raise ObjectMissing(f"Nothing stands at {key}.") from said
             raise error_of(said, "reading an object") from said
         except NoAnswer as silence:
             raise error_of(silence, "reading an object") from silence
+
+    def _read(self, key: str, size_bytes: int) -> tuple[int, bytes, str | None]:
+        with self._reading(key):
+            return self._transport.sha256_of(key, size_bytes)
 
     def _prove(self, key: str, fixity: Fixity, version: str | None, *, deep: bool = False,
                headers: Headers | None = None) -> Proof:  # fmt: skip

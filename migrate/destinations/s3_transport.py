@@ -249,6 +249,27 @@ class Transport:
                 size += len(chunk)
         return size, digest.digest(), answer.get("VersionId")
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """An object, piece by piece. Raises StoreSaid, NoAnswer."""
+        answer = self.call("get_object", Key=key)
+        with answer["Body"] as body:
+            while True:
+                with _boto_errors():
+                    piece = body.read(1 << 20)
+                if not piece:
+                    return
+                yield piece
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """(key, size in bytes) of every object under a prefix. Raises StoreSaid, NoAnswer."""
+        more: dict[str, str] = {}
+        while True:
+            page = self.call("list_objects_v2", Prefix=prefix, **more)
+            yield from ((each["Key"], each["Size"]) for each in page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
     def orphans(self, prefix: str) -> list[tuple[str, str]]:
         """Multipart uploads begun and never ended under a prefix: (key, upload id). Raises StoreSaid, NoAnswer."""
         owner = {"ExpectedBucketOwner": self.settings.bucket_owner} if self.settings.bucket_owner else {}

@@ -165,19 +165,6 @@ class Queue:
             if -series_id not in skip_series:
                 yield -series_id, [self._item(study, series, row, copy=True)]
 
-    def verified(self) -> Iterator[tuple[int, list[Item]]]:
-        """Everything that is verified, a series at a time."""
-        rows = self.connection.execute(
-            "SELECT series.id, study.uid, series.uid FROM series JOIN study ON study.id = study_id WHERE verified > 0 ORDER BY series.id"
-        )
-        for series_id, study, series in rows:
-            yield series_id, [self._item(study, series, row) for row in self._rows(series_id, InstanceState.VERIFIED)]
-        for study, series, *row in self.connection.execute(
-            f"SELECT study.uid, series.uid, sop_uid, 1, copy.version, {_FIXITY} FROM copy JOIN series ON series.id = series_id "
-            "JOIN study ON study.id = study_id WHERE copy.state = 3"
-        ):
-            yield 0, [self._item(study, series, row, copy=True)]
-
     def in_staging(self) -> Iterator[Item]:
         """Every item whose file must still lie in staging."""
         for state in (InstanceState.STAGED, InstanceState.STORED):

@@ -246,6 +246,7 @@ CREATE TABLE event(
   detail TEXT                        -- more about it; never names, IDs or birth dates
 ) STRICT;
 CREATE INDEX event_study ON event(study_uid) WHERE kind <> 'study found'; -- each study has that one: an index on it doubled a sweep's cost
+CREATE INDEX event_check ON event(id) WHERE kind IN ('destination verified', 'source compared');
 
 -- The chain: one row for each commit that changed something. docs/proof.md has its format.
 CREATE TABLE seal(

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader
 from migrate.errors import DiskFailing
 from migrate.manifest.file import now_ms
 from migrate.model import HabitLearned, Proof, StudyState
+from migrate.reports.checks import checks
 from migrate.reports.coverage import Coverage, coverage, coverage_document
 from migrate.reports.habits import words
 from migrate.reports.history import history
@@ -88,6 +89,7 @@ def _report(connection: sqlite3.Connection, covered: Coverage, reconciled: Recon
         "proof": proof,
         "enumeration": {"from": _iso(bounds[0]), "to": _iso(bounds[1]), "windows": bounds[2],
                         "suspicious": suspicious(connection, sweep) + wrong},
+        "checks": checks(connection),
         "coverage": coverage_document(covered) | {"habits": habits(connection)},
         "reconciliation": reconciled.document(),
         "excluded": [

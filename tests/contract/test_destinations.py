@@ -67,6 +67,30 @@ def test_what_was_put_is_proven_and_stands_under_its_key(
     assert place.stored() == {receipt.key}
 
 
+def test_objects_are_listed_with_their_sizes(place: Place, destination: Destination, tmp_path: Path) -> None:
+    """Everything below a prefix and nothing else, whoever put it there; nothing where there is nothing."""
+    assert list(destination.listed("site a/studies/")) == []
+    item, file = staged(tmp_path, BYTES)
+    key = destination.put(item, file).key
+    foreign = key.rpartition("/")[0] + "/foreign"
+    place.write(foreign, b"x")
+    place.write("site a/studies/9/series/1/instances/1.dcm", b"other")
+    assert dict(destination.listed(key.rpartition("/")[0] + "/")) == {key: len(BYTES), foreign: 1}
+
+
+def test_an_object_is_fetched_as_it_stands(place: Place, destination: Destination, tmp_path: Path) -> None:
+    """Whatever lies under the key now is copied; what is gone is told."""
+    item, file = staged(tmp_path, BYTES)
+    proven = replace(item, receipt=destination.put(item, file))
+    destination.fetch(proven, tmp_path / "1")
+    place.write(key_of(place, item), b"rotten")
+    destination.fetch(proven, tmp_path / "2")
+    assert ((tmp_path / "1").read_bytes(), (tmp_path / "2").read_bytes()) == (BYTES, b"rotten")
+    place.remove(key_of(place, item))
+    with pytest.raises(ObjectMissing):
+        destination.fetch(proven, tmp_path / "3")
+
+
 def test_put_twice_is_the_same_receipt(place: Place, destination: Destination, tmp_path: Path) -> None:
     """A put whose answer was lost is put again and leads to the same receipt, also by another process's destination."""
     item, file = staged(tmp_path, BYTES)

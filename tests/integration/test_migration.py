@@ -170,16 +170,3 @@ def test_a_pacs_that_never_was_there(tmp_path: Path) -> None:
     done = command(tmp_path, "run")
     assert done.returncode == 20
     assert "Hint" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_a_sample_can_be_drawn_again(tmp_path: Path) -> None:
-    """The log records the seed of a sample, and the same seed draws the same sample."""
-    with practice(tmp_path):
-        assert command(tmp_path, "run").returncode == 0
-        first = json.loads(command(tmp_path, "verify", "--sample", "30%", "--json").stdout)
-        manifest = sqlite3.connect(tmp_path / "manifests" / "test.db")
-        seed = manifest.execute("SELECT detail FROM event WHERE kind = 'destination verified'").fetchone()[0].rpartition(" ")[2]
-        manifest.close()
-        again = json.loads(command(tmp_path, "verify", "--sample", "30%", "--seed", seed, "--json").stdout)
-    assert first == again
-    assert 0 < first["checked"] < len(data_sets(tmp_path))

@@ -1,0 +1,79 @@
+"""Everything that is proven at the destination, in the order of its UIDs: what later checks are drawn from."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from migrate.model import Fixity, InstanceRef, Item, Receipt, object_key
+from migrate.sampling import Slice, Stratum
+
+_PAGE = 200
+_FIXITY = "size_bytes, file_sha256, dataset_sha256, crc64nvme"
+_TALLIES = """
+SELECT study.uid, study.date, modality, verified FROM series JOIN study ON study.id = study_id WHERE verified > 0
+"""
+_COPIES = """
+SELECT study.uid, study.date, modality, 1 FROM copy JOIN series ON series.id = series_id JOIN study ON study.id = study_id WHERE copy.state = 3
+"""
+
+
+class Population:
+    """All verified objects, or those of a slice; `copies`: second contents, too.
+
+    Read in pages of studies, so that no old state of the file is held on to while others write. `prefix`: of the object keys.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, prefix: str = "", part: Slice | None = None, copies: bool = True) -> None:
+        self._connection, self._prefix, self._part, self._copies = connection, prefix, part, copies
+
+    def strata(self) -> dict[Stratum, int]:
+        """How many objects there are of each year and modality."""
+        counts: Counter[Stratum] = Counter()
+        for query in (_TALLIES, _COPIES)[: 1 + self._copies]:
+            for study, date, modality, count in self._connection.execute(query):
+                if self._part is None or self._part.holds(study):
+                    counts[_stratum(date, modality)] += count
+        return dict(sorted(counts.items()))
+
+    def series(self) -> Iterator[tuple[Stratum, list[Item]]]:
+        """The objects of a series at a time, in the order of study, series, SOP Instance UID and copy, as `instances.csv.gz` has them."""
+        last = ""
+        while studies := self._connection.execute(
+            "SELECT id, uid, date FROM study WHERE uid > ? ORDER BY uid LIMIT ?", (last, _PAGE)
+        ).fetchall():
+            for study_id, study, date in studies:
+                if self._part is not None and not self._part.holds(study):
+                    continue
+                for series_id, series, modality in self._connection.execute(
+                    "SELECT id, uid, modality FROM series WHERE study_id = ? ORDER BY uid", (study_id,)
+                ).fetchall():
+                    if items := self._items(series_id, study, series):
+                        yield _stratum(date, modality), items
+            last = studies[-1][1]
+
+    def _items(self, series_id: int, study: str, series: str) -> list[Item]:
+        rows = self._connection.execute(
+            f"SELECT sop_uid, beside, version, {_FIXITY} FROM instance WHERE series_id = ? AND state = 3 ORDER BY sop_uid", (series_id,)
+        ).fetchall()
+        found = [self._item(study, series, row, copy=False) for row in rows]
+        if not self._copies:
+            return found
+        rows = self._connection.execute(
+            f"SELECT sop_uid, 1, version, {_FIXITY} FROM copy WHERE series_id = ? AND state = 3 ORDER BY sop_uid, dataset_sha256", (series_id,)
+        ).fetchall()
+        found += [self._item(study, series, row, copy=True) for row in rows]
+        return sorted(found, key=lambda item: (item.ref.sop, item.copy)) if rows else found
+
+    def _item(self, study: str, series: str, row: tuple[Any, ...], *, copy: bool) -> Item:
+        sop, beside, version, size, file_sha, dataset_sha, crc = row
+        ref = InstanceRef(study, series, sop)
+        key = object_key(ref, self._prefix, beside=dataset_sha if beside else None)
+        return Item(ref, Fixity(size, file_sha, dataset_sha, crc & (1 << 64) - 1), bool(beside), copy, Receipt(key, version))
+
+
+def _stratum(date: str | None, modality: str) -> Stratum:
+    year = (date or "")[:4]
+    return Stratum(year if len(year) == 4 and year.isascii() and year.isdigit() else "undated", modality or "none")

@@ -1,0 +1,56 @@
+"""What workers do to look at objects again that were proven before; plain values in and out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from migrate.config import DestinationSettings
+from migrate.destinations import shared_destination
+from migrate.errors import DestinationError, ObjectDiffers, ObjectMissing
+from migrate.model import DestinationLost, InstanceVerified, Item, Outcome, Proof
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Proven items of one series, each with its receipt."""
+
+    destination: DestinationSettings
+    items: tuple[Item, ...]
+    listed: bool = False
+    deep: bool = False
+
+
+def check(job: Check) -> tuple[list[Outcome], list[Item]]:
+    """(facts, items of which nothing could be found out). Raises DestinationError of scope run."""
+    destination = shared_destination(job.destination)
+    facts: list[Outcome] = []
+    unchecked: list[Item] = []
+    sizes = dict(destination.listed(_folder(job.items[0]))) if job.listed else {}
+    for item in job.items:
+        try:
+            facts.append(InstanceVerified(item, _listed(item, sizes) if job.listed else destination.verify(item, deep=job.deep)))
+        except (ObjectMissing, ObjectDiffers) as error:
+            facts.append(DestinationLost(item, isinstance(error, ObjectDiffers), str(error)))
+        except DestinationError as error:
+            if error.scope == "run":
+                raise
+            unchecked.append(item)
+    return facts, unchecked
+
+
+def _key(item: Item) -> str:
+    assert item.receipt is not None
+    return item.receipt.key
+
+
+def _folder(item: Item) -> str:
+    return _key(item).rpartition("/")[0] + "/"
+
+
+def _listed(item: Item, sizes: dict[str, int]) -> Proof:
+    key = _key(item)
+    if key not in sizes:
+        raise ObjectMissing(f"Nothing is listed at {key}.")
+    if sizes[key] != item.fixity.size_bytes:
+        raise ObjectDiffers(f"{key} has {sizes[key]} bytes instead of {item.fixity.size_bytes}.")
+    return Proof.LISTED

@@ -1,0 +1,235 @@
+"""Verify again: what was proven once is asked for once more, all of it, a slice or a sample; the result goes on record."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from migrate import sampling
+from migrate.destinations import shared_destination
+from migrate.errors import Interrupted, PacsMigrateError
+from migrate.host import stop_signals
+from migrate.manifest.population import Population
+from migrate.model import DestinationLost, InstanceVerified, Item, Noted, Outcome, Proof
+from migrate.pipeline import Pipeline, Stage
+from migrate.sampling import Draw, Slice, Stratum
+from migrate.stages import checking
+
+if TYPE_CHECKING:
+    from migrate.migration import Migration
+
+VERIFIED = "destination verified"
+"""The kind of the events that hold results."""
+_ITEMS_A_JOB = 64
+
+
+class Level(Enum):
+    """How closely the destination is looked at. Each proves what the one before proves, and more."""
+
+    LISTED = "listed"
+    ATTESTED = "attested"
+    READ_BACK = "read-back"
+
+    @property
+    def proves(self) -> str:
+        return _PROVES[self]
+
+    @property
+    def word(self) -> str:
+        """For sentences: so many ... objects."""
+        return "re-read" if self is Level.READ_BACK else self.value
+
+
+_PROVES = {
+    Level.LISTED: "An object of the right size stands under each key. Nothing is said of its bytes.",
+    Level.ATTESTED: "The store reports, for what it holds, the size and checksum of what was received. Rot that the store itself has not noticed is not seen.",
+    Level.READ_BACK: "Every byte was fetched and hashed: it is what was received.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to look at, and how closely: everything, a slice of it, or a sample (a share of it, or a size)."""
+
+    level: Level = Level.ATTESTED
+    seed: int = 0
+    share: Fraction | None = None
+    size: int | None = None
+    part: Slice | None = None
+
+    @property
+    def is_sample(self) -> bool:
+        return self.share is not None or self.size is not None
+
+    def wanted(self, strata: dict[Stratum, int]) -> dict[Stratum, int]:
+        """How many objects to take of each stratum."""
+        population = sum(strata.values())
+        share = Fraction(1) if self.share is None else self.share
+        if self.size is not None and population:
+            share = min(Fraction(self.size, population), Fraction(1))
+        return sampling.allocate(strata, share)
+
+
+@dataclass
+class Result:
+    """What came of it, so far."""
+
+    choice: Choice
+    strata: dict[Stratum, int]
+    wanted: dict[Stratum, int]
+    checked: Counter[Stratum] = field(default_factory=Counter)
+    bad: Counter[Stratum] = field(default_factory=Counter)
+    proofs: Counter[Proof] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    ended: bool = False
+
+    @property
+    def good(self) -> bool:
+        return not (self.missing or self.differs or self.unchecked)
+
+    def document(self) -> dict[str, Any]:
+        """For `verify --json`: lists of object keys, and the numbers."""
+        return {"checked": self.checked.total(), "missing": self.missing, "differs": self.differs, "unchecked": self.unchecked} | self.numbers()
+
+    def numbers(self) -> dict[str, Any]:
+        """What needs no key: this is on record, and may be published."""
+        choice = self.choice
+        return {
+            "level": choice.level.value, "population": sum(self.strata.values()), "sample": sum(self.wanted.values()) if choice.is_sample else None,
+            "seed": choice.seed if choice.is_sample else None, "slice": str(choice.part) if choice.part else None, "ended": self.ended,
+            "proof": {proof.name.lower(): count for proof, count in sorted(self.proofs.items())}, "statement": self.statement(),
+        }  # fmt: skip
+
+    def event(self) -> dict[str, Any]:
+        """The detail of its event. `strata`: year, modality, how many there are, how many were checked, how many of them are bad."""
+        counts = {"checked": self.checked.total(), "missing": len(self.missing), "differs": len(self.differs), "unchecked": len(self.unchecked)}
+        strata = [[*stratum, count, self.checked[stratum], self.bad[stratum]] for stratum, count in self.strata.items()]
+        return counts | self.numbers() | {"strata": strata}
+
+    def statement(self) -> str:
+        """What may be concluded, in a sentence or two; nothing of a sample that was cut short."""
+        checked, level = self.checked.total(), self.choice.level
+        lost = len(self.missing) + len(self.differs)
+        of = f" of slice {self.choice.part}" if self.choice.part else ""
+        left = f" {len(self.unchecked):,} could not be checked: nothing is known of them." if self.unchecked else ""
+        if not self.ended:
+            return f"Cut short after {checked:,} of {sum(self.wanted.values()):,} objects{of}: {lost:,} missing or different.{left}"
+        if not checked and not self.unchecked:
+            return f"There is nothing{of} to check."
+        if not self.choice.is_sample or sum(self.wanted.values()) == sum(self.strata.values()):
+            return f"All {sum(self.strata.values()):,} objects{of}, {level.word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
+        bad = lost + len(self.unchecked)
+        limit = sampling.percent(sampling.upper_limit(bad, max(sampling.effective(self.strata, self.wanted), bad)))
+        said = f"{lost:,} of {checked:,} {level.word} objects are missing or differ" if lost else f"0 of {checked:,} {level.word} objects differ"
+        counted = " (those not checked counted as different)" if self.unchecked else ""
+        return f"{said}: with 95 % confidence fewer than {limit} do{counted}.{left}"
+
+
+class _Walk:
+    """The jobs of a verification, handed out as workers get free, and again where the store was away."""
+
+    def __init__(self, migration: Migration, population: Population, result: Result, stopping: Callable[[], bool]) -> None:
+        self._settings, self._result, self._stopping = migration.config.destination, result, stopping
+        self._draw = Draw(result.strata, result.wanted, result.choice.seed)
+        self._jobs = enumerate(self._drawn(population))
+        self._lock = threading.Lock()
+        self._open: dict[Hashable, tuple[Stratum, checking.Check]] = {}
+        self._strata: dict[Item, Stratum] = {}
+
+    def _drawn(self, population: Population) -> Iterator[tuple[Stratum, checking.Check]]:
+        level = self._result.choice.level
+        for stratum, items in population.series():
+            if self._stopping():
+                raise Interrupted("Stopped; what was checked is on record.")
+            taken = [item for item in items if self._draw.takes(stratum)]
+            size = len(taken) or 1 if level is Level.LISTED else _ITEMS_A_JOB  # a series is listed once
+            for first in range(0, len(taken), size):
+                part = tuple(taken[first : first + size])
+                yield stratum, checking.Check(self._settings, part, listed=level is Level.LISTED, deep=level is Level.READ_BACK)
+
+    def ready(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[Hashable, checking.Check]]]:
+        with self._lock:
+            again = [(key, (key, check)) for key, (_, check) in self._open.items() if key not in busy][:limit]
+        yield from again
+        for key, (stratum, check) in itertools.islice(self._jobs, limit - len(again)):
+            with self._lock:
+                self._open[key] = (stratum, check)
+                self._strata |= dict.fromkeys(check.items, stratum)
+            yield key, (key, check)
+
+    def work(self, job: tuple[Hashable, checking.Check]) -> list[Outcome]:
+        """In a worker's thread."""
+        key, check = job
+        facts, unchecked = checking.check(check)
+        with self._lock:
+            del self._open[key]
+            for item in unchecked:
+                del self._strata[item]
+                self._result.unchecked.append(key_of(item))
+        return facts
+
+    def committed(self, facts: list[Outcome]) -> None:
+        """In the commit thread: only what is on record counts."""
+        result = self._result
+        for fact in facts:
+            if not isinstance(fact, (InstanceVerified, DestinationLost)):
+                continue
+            with self._lock:
+                stratum = self._strata.pop(fact.item)
+            result.checked[stratum] += 1
+            if isinstance(fact, InstanceVerified):
+                result.proofs[fact.proof] += 1
+            else:
+                result.bad[stratum] += 1
+                (result.differs if fact.differs else result.missing).append(key_of(fact.item))
+
+
+def key_of(item: Item) -> str:
+    assert item.receipt is not None  # the population's items have one
+    return item.receipt.key
+
+
+def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], None] = lambda done, total: None) -> Result:
+    """Ask the destination again for what `choice` takes, by all of its workers; what is lost or differs falls back and opens its study.
+
+    The result is put on record, also if this is cut short. Raises Interrupted, DestinationUnreachable, DestinationRefused.
+    """
+    shared_destination(migration.config.destination).prepare()
+    population = Population(migration.queue.connection, prefix=migration.prefix, part=choice.part)
+    strata = population.strata()
+    result = Result(choice, strata, choice.wanted(strata))
+    total = sum(result.wanted.values())
+
+    def committed(facts: list[Outcome]) -> None:
+        walk.committed(facts)
+        progress(result.checked.total(), total)
+
+    pipeline = Pipeline(
+        migration.manifest, settle=lambda files: [], final_path=lambda _: Path(), after_commit=lambda _: None,
+        unreachable_s=migration.config.retry.unreachable_s, on_commit=committed,
+    )  # fmt: skip
+    walk = _Walk(migration, population, result, pipeline.stopping.is_set)
+    stage = Stage("verify", walk.ready, walk.work, migration.config.workers, side="destination")
+    pipeline.start()
+    with stop_signals(pipeline.stop):
+        try:
+            pipeline.run([stage], next_due_s=lambda: None)
+            pipeline.drain()
+            result.ended = True
+        finally:
+            with contextlib.suppress(PacsMigrateError):
+                pipeline.drain()
+                pipeline.commit_now([Noted(VERIFIED, json.dumps(result.event()))])
+            pipeline.close()
+    return result
