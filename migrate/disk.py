@@ -96,8 +96,8 @@ class DurableFolders:
 
     def make(self, folder: Path) -> None:
         """A folder below the root with its parents. Raises NotADirectoryError where something else has the name, OSError."""
-        if folder in self._known or folder == self._root:
-            return
+        if folder == self._root or (folder in self._known and folder.is_dir()):
+            return  # somebody may have removed what this process once made
         self.make(folder.parent)
         with suppress(FileExistsError):
             self._disk.make_folder(folder, self._mode)
@@ -110,11 +110,6 @@ class DurableFolders:
                 raise
         with self._lock:
             self._known.add(folder)
-
-    def forget(self) -> None:
-        """Somebody may have removed what this process once made."""
-        with self._lock:
-            self._known.clear()
 
 
 def _read(fd: int, buffer: memoryview) -> int:

@@ -208,8 +208,6 @@ class Staging:
             with _telling("writing a received file into staging"):
                 fixities = self._sealed([(part, rolled) for part, _, rolled in batch])
                 for folder in folders:
-                    if not folder.is_dir():
-                        self._folders.forget()
                     self._folders.make(folder)
                 for part, final, rolled in batch:
                     known = final.exists()  # the same bytes once more

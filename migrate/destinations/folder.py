@@ -97,8 +97,6 @@ class Folder:
             try:
                 self._copy(file, temporary, item.fixity)
                 reach("put-copied")
-                if not final.parent.is_dir():
-                    self._folders.forget()
                 self._make_folder(final.parent)
                 try:
                     self._publish(temporary, final)
