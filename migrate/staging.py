@@ -28,6 +28,8 @@ from migrate.errors import DiskFailing, DiskFull, LocalError
 from migrate.failpoints import reach
 from migrate.model import Fixity, InstanceRef, Rolled
 
+SCRATCH = "again"
+"""Folder below staging for what is retrieved again only to be compared; whatever a killed command leaves there may go."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 HELD_BYTES = 1 << 20
 _PIECE_BYTES = 128 << 10
@@ -262,6 +264,8 @@ class Staging:
         """At start: remove what was never promised, count what is kept. Returns the number of files removed."""
         removed = kept = 0
         with _telling("clearing staging"):
+            if (self.root / SCRATCH).exists():
+                shutil.rmtree(self.root / SCRATCH)
             for path in self.incoming.iterdir():
                 self._disk.unlink(path)
                 removed += 1
@@ -285,7 +289,7 @@ class Staging:
         self._pool.shutdown(wait=False)
 
 
-__all__ = ["Incoming", "Staging", "copy_into", "hash_file", "local_error"]
+__all__ = ["SCRATCH", "Incoming", "Staging", "copy_into", "hash_file", "local_error"]
 
 
 def _seal(path: Path, rolled: Rolled, buffer: bytearray, disk: Disk) -> Fixity:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import threading
 from collections import Counter
@@ -137,43 +136,30 @@ class Result:
 
 
 class _Walk:
-    """The jobs of a verification, handed out as workers get free, and again where the store was away."""
+    """What is drawn, as jobs, and what came of them."""
 
     def __init__(self, migration: Migration, population: Population, result: Result, stopping: Callable[[], bool]) -> None:
         self._settings, self._result, self._stopping = migration.config.destination, result, stopping
-        self._draw = Draw(result.strata, result.wanted, result.choice.seed)
-        self._jobs = enumerate(self._drawn(population))
         self._lock = threading.Lock()
-        self._open: dict[Hashable, tuple[Stratum, checking.Check]] = {}
-        self._strata: dict[Item, Stratum] = {}
+        self._strata: dict[Item, Stratum] = {}  # of what is being checked
+        self.jobs = checking.Handout(self._drawn(population))
 
-    def _drawn(self, population: Population) -> Iterator[tuple[Stratum, checking.Check]]:
-        level = self._result.choice.level
-        for stratum, items in population.series():
-            if self._stopping():
-                raise Interrupted("Stopped; what was checked is on record.")
-            taken = [item for item in items if self._draw.takes(stratum)]
-            size = len(taken) or 1 if level is Level.LISTED else _ITEMS_A_JOB  # a series is listed once
+    def _drawn(self, population: Population) -> Iterator[checking.Check]:
+        result, level = self._result, self._result.choice.level
+        for stratum, taken in drawn(population, result.strata, result.wanted, result.choice.seed, self._stopping):
+            size = len(taken) if level is Level.LISTED else _ITEMS_A_JOB  # a series is listed once
             for first in range(0, len(taken), size):
                 part = tuple(taken[first : first + size])
-                yield stratum, checking.Check(self._settings, part, listed=level is Level.LISTED, deep=level is Level.READ_BACK)
-
-    def ready(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[Hashable, checking.Check]]]:
-        with self._lock:
-            again = [(key, (key, check)) for key, (_, check) in self._open.items() if key not in busy][:limit]
-        yield from again
-        for key, (stratum, check) in itertools.islice(self._jobs, limit - len(again)):
-            with self._lock:
-                self._open[key] = (stratum, check)
-                self._strata |= dict.fromkeys(check.items, stratum)
-            yield key, (key, check)
+                with self._lock:
+                    self._strata |= dict.fromkeys(part, stratum)
+                yield checking.Check(self._settings, part, listed=level is Level.LISTED, deep=level is Level.READ_BACK)
 
     def work(self, job: tuple[Hashable, checking.Check]) -> list[Outcome]:
         """In a worker's thread."""
         key, check = job
         facts, unchecked = checking.check(check)
+        self.jobs.done(key)
         with self._lock:
-            del self._open[key]
             for item in unchecked:
                 del self._strata[item]
                 self._result.unchecked.append(key_of(item))
@@ -193,6 +179,19 @@ class _Walk:
             else:
                 result.bad[stratum] += 1
                 (result.differs if fact.differs else result.missing).append(key_of(fact.item))
+
+
+def drawn(
+    population: Population, strata: dict[Stratum, int], wanted: dict[Stratum, int], seed: int, stopping: Callable[[], bool]
+) -> Iterator[tuple[Stratum, list[Item]]]:
+    """What is drawn, a series at a time. Raises Interrupted when it is to stop."""
+    draw = Draw(strata, wanted, seed)
+    for stratum, items in population.series():
+        if stopping():
+            raise Interrupted("Stopped; what was checked is on record.")
+        taken = [item for item in items if draw.takes(stratum)]
+        if taken:
+            yield stratum, taken
 
 
 def key_of(item: Item) -> str:
@@ -220,7 +219,7 @@ def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], 
         unreachable_s=migration.config.retry.unreachable_s, on_commit=committed,
     )  # fmt: skip
     walk = _Walk(migration, population, result, pipeline.stopping.is_set)
-    stage = Stage("verify", walk.ready, walk.work, migration.config.workers, side="destination")
+    stage = Stage("verify", walk.jobs.ready, walk.work, migration.config.workers, side="destination")
     pipeline.start()
     with stop_signals(pipeline.stop):
         try:

@@ -25,7 +25,7 @@ def cli() -> None:
     """Move every image of an old PACS into object storage, resumably, and prove that nothing is missing."""
 
 
-for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, verifying.verify,
+for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, verifying.verify, verifying.double_check,
                 deciding.retry, deciding.accept, deciding.revoke, deciding.exclude, listing.reconcile, looking.report, signing.sign, signing.verify_signature, starting.practice_pacs):  # fmt: skip
     cli.add_command(command)
 

@@ -1,4 +1,4 @@
-"""Verbs that look again at what was proven: verify."""
+"""Verbs that look again at what was proven: verify at the destination, double-check at the source."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from migrate.cli.frame import load, verb
+from migrate.double_check import double_check as compare_again
 from migrate.errors import UsageError
 from migrate.migration import Migration
 from migrate.sampling import Slice
@@ -93,4 +94,30 @@ def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool,
     for kind, keys in (("missing", result.missing), ("differs", result.differs), ("not checked", result.unchecked)):
         for key in keys:
             click.echo(f"{kind}: {key}")
+    return migration.exit_code
+
+
+@verb("double-check", json=True)
+@click.option("--sample", metavar="N%", help="A random N per cent, drawn per year and modality.")
+@click.option("--sample-size", "size", type=click.IntRange(min=1), metavar="N", help="N random images, or some more; default: 100.")
+@click.option("--seed", type=int, help="Draw the same sample again; default: a new one, which goes on record.")
+def double_check(config_path: Path, as_json: bool, sample: str | None, size: int | None, seed: int | None) -> int:
+    """Retrieve a sample from the PACS once more and compare; exit 3 if pixels differ or an image does not come. The destination is only read."""
+    config = load(config_path)
+    choice = choice_of(Level.READ_BACK, sample, 100 if sample is None and size is None else size, None, seed)
+    with Migration(config, "double-check", create=False) as migration:
+        result = compare_again(migration, choice, Told())
+        migration.exit_code = 0 if result.good else 3
+    if as_json:
+        click.echo(json.dumps(result.document(), indent=1))
+        return migration.exit_code
+    click.echo(result.statement())
+    for tag, count in result.tags.most_common():
+        click.echo(f"{tag} differs in {count} {'image' if count == 1 else 'images'}")
+    for change, count in result.syntaxes.most_common():
+        click.echo(f"transfer syntax {change}: {count}")
+    click.echo(f"Seed: {choice.seed}")
+    for words, sops in (("OTHER PIXELS OR CONTENT", result.content), ("did not come", result.not_sent)):
+        for sop in sorted(sops):
+            click.echo(f"{words}: {sop}")
     return migration.exit_code

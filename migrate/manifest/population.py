@@ -54,6 +54,15 @@ class Population:
                         yield _stratum(date, modality), items
             last = studies[-1][1]
 
+    def origin(self, item: Item) -> tuple[str, int | None]:
+        """(transfer syntax UID as it came, CRC-64/NVME from PixelData on or None) of an object that is no second content."""
+        syntax, crc = self._connection.execute(
+            "SELECT coalesce(uid_name.uid, ''), pixel_crc64 FROM study JOIN series ON series.study_id = study.id JOIN instance ON series_id = series.id "
+            "LEFT JOIN uid_name ON uid_name.id = transfer_syntax_id WHERE study.uid = ? AND series.uid = ? AND sop_uid = ?",
+            (item.ref.study, item.ref.series, item.ref.sop),
+        ).fetchone()
+        return syntax, None if crc is None else crc & (1 << 64) - 1
+
     def _items(self, series_id: int, study: str, series: str) -> list[Item]:
         rows = self._connection.execute(
             f"SELECT sop_uid, beside, version, {_FIXITY} FROM instance WHERE series_id = ? AND state = 3 ORDER BY sop_uid", (series_id,)

@@ -1,13 +1,44 @@
-"""What workers do to look at objects again that were proven before; plain values in and out."""
+"""Looking again at what was proven before: jobs as they are handed out, and what workers do with objects."""
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from migrate.config import DestinationSettings
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, ObjectDiffers, ObjectMissing
 from migrate.model import DestinationLost, InstanceVerified, Item, Outcome, Proof
+
+Job = TypeVar("Job")
+
+
+class Handout(Generic[Job]):
+    """Jobs that no queue in the manifest holds: each is handed out as a worker gets free, and again until it is done.
+
+    `ready` is for one thread, and iterates over the jobs in it; `done` is for workers.
+    """
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs = enumerate(jobs)
+        self._lock = threading.Lock()
+        self._open: dict[Hashable, Job] = {}
+
+    def ready(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[Hashable, Job]]]:
+        with self._lock:
+            again = [(key, (key, job)) for key, job in self._open.items() if key not in busy][:limit]
+        yield from again
+        for key, job in itertools.islice(self._jobs, limit - len(again)):
+            with self._lock:
+                self._open[key] = job
+            yield key, (key, job)
+
+    def done(self, key: Hashable) -> None:
+        with self._lock:
+            del self._open[key]
 
 
 @dataclass(frozen=True, slots=True)
