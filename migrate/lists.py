@@ -75,12 +75,7 @@ def read_list(path: Path) -> StudyList:
 
     Raises UsageError for a file that cannot be read, or that does not say what its values are.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"The list {path} cannot be read: {error.strerror}.", hint="Name a readable file.") from error
-    text = _decoded(raw).replace("\0", "")
-    first = next((line for line in text.splitlines() if line.strip() and not _names_delimiter(line)), "")
+    text, first = read_text(path)
     if not first:
         raise UsageError(f"The list {path} is empty.", hint=_HINT)
     delimiter, key, column, has_header = _layout(first, path)
@@ -88,17 +83,27 @@ def read_list(path: Path) -> StudyList:
     invalid: list[Invalid] = []
     lines = 0
     waits_for_header = has_header
-    for line, cells in _rows(text, delimiter, path):
+    for line, cells in rows(text, delimiter, path):
         if waits_for_header:
             waits_for_header = False
             continue
-        value = _plain(cells[column]) if column < len(cells) else ""
+        value = plain(cells[column]) if column < len(cells) else ""
         if reason := _fault(key, value):
             invalid.append(Invalid(line, reason))
             continue
         lines += 1
         entries.setdefault(value, Entry(line, value))
     return StudyList(key, tuple(entries.values()), tuple(invalid), lines)
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """(text, its first line that says anything) of a list. Raises UsageError for a file that cannot be read."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"The list {path} cannot be read: {error.strerror}.", hint="Name a readable file.") from error
+    text = _decoded(raw).replace("\0", "")
+    return text, next((line for line in text.splitlines() if line.strip() and not _names_delimiter(line)), "")
 
 
 def _decoded(raw: bytes) -> str:
@@ -121,10 +126,10 @@ def _layout(first: str, path: Path) -> tuple[str, Key, int, bool]:
     for key, names in _NAMES.items():  # a UID says more than an accession number, and that more than a patient
         for delimiter, cells in rows:
             for column, cell in enumerate(cells):
-                if re.sub(r"[^a-z0-9]", "", _plain(cell).casefold()) in names:
+                if re.sub(r"[^a-z0-9]", "", plain(cell).casefold()) in names:
                     return delimiter, key, column, True
     for delimiter, cells in rows:
-        columns = [column for column, cell in enumerate(cells) if _can_only_be_uid(_plain(cell))]
+        columns = [column for column, cell in enumerate(cells) if _can_only_be_uid(plain(cell))]
         if len(columns) == 1:
             return delimiter, Key.STUDY, columns[0], False
         if len(columns) > 1:
@@ -137,7 +142,7 @@ def _can_only_be_uid(text: str) -> bool:
     return is_uid(text) and re.match(r"[012]\.\d+\.", text) is not None and len(text) > 10
 
 
-def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """(number of the first line, cells) of every row that is not empty."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     before = 0
@@ -150,7 +155,7 @@ def _rows(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, list[str
         raise UsageError(f"The list {path} is no CSV from line {before + 1} on: {error}.", hint="Look for a quote that is not closed.") from error
 
 
-def _plain(cell: str) -> str:
+def plain(cell: str) -> str:
     """Without padding, and without the wrapping by which spreadsheets keep zeros in front (="0012")."""
     text = cell.strip().strip("\ufeff").strip()
     wrapped = re.fullmatch(r'="?(.*?)"?', text)

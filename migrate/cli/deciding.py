@@ -8,7 +8,9 @@ from pathlib import Path
 import click
 
 from migrate.cli.frame import load, verb
+from migrate.config import Config
 from migrate.errors import UsageError
+from migrate.exemptions import read_exemptions, refuse
 from migrate.lists import read_list
 from migrate.manifest import decisions
 from migrate.migration import Migration
@@ -28,15 +30,21 @@ def retry(config_path: Path, error: str | None, studies: tuple[str, ...]) -> int
 
 
 @verb("accept")
-@click.option("--reason", required=True, help="Why this cannot be migrated.")
+@click.option("--reason", default="", help="Why this cannot be migrated. With --file: where the list does not say.")
 @click.option("--code", type=click.Choice(list(decisions.REASONS)), default="other", show_default=True, help="What kind of reason that is.")
-@click.option("--by", required=True, help="Who says so.")
+@click.option("--by", default="", help="Who says so.")
 @click.option("--role", default="", help="As what: head of radiology, data protection officer ...")
 @click.option("--window", metavar="W", multiple=True, help="A window that blocks, by its name (w12).")
 @click.option("--instance", metavar="SOP_UID", multiple=True, help="Of the one study that is named, only this instance.")
+@click.option("--file", "list_path", type=click.Path(path_type=Path, dir_okay=False), help="CSV with columns study, instance, code, reason, by, role: all of it, or nothing.")  # fmt: skip
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
-def accept(config_path: Path, reason: str, code: str, by: str, role: str, window: tuple[str, ...], instance: tuple[str, ...], studies: tuple[str, ...]) -> int:  # fmt: skip
+def accept(config_path: Path, reason: str, code: str, by: str, role: str, window: tuple[str, ...], instance: tuple[str, ...],
+           list_path: Path | None, studies: tuple[str, ...]) -> int:  # fmt: skip
     """Sign an exception: parked studies, windows (--window w12) or quarantined files (q3) that stay as they are."""
+    if list_path is not None:
+        if studies or window or instance:
+            raise UsageError("--file stands alone.", hint="Put the studies into the list, or leave --file out.")
+        return _accept_list(load(config_path), list_path, reason, by, role, code)
     signature = decisions.Signature(reason, by, role, code)
     if not studies and not window:
         raise UsageError("Nothing to accept was named.", hint="Name studies by UID, windows by --window, quarantined files as q3.")
@@ -53,6 +61,21 @@ def accept(config_path: Path, reason: str, code: str, by: str, role: str, window
             decisions.accept_quarantined(migration.manifest, name, reason, by, role=role, code=code)
         migration.exit_code = 0
     click.echo(f"{len(set(wanted)) + len(window) + len(quarantined)} exceptions accepted by {by}.")
+    return 0
+
+
+def _accept_list(config: Config, path: Path, reason: str, by: str, role: str, code: str) -> int:
+    """All that a list names, or nothing; every mistake is told with its line."""
+    rows = read_exemptions(path, reason=reason, by=by, role=role, code=code)
+    wrong = {row.line: row.mistake for row in rows if row.exempted is None}
+    sound = [(row.line, row.exempted) for row in rows if row.exempted is not None]
+    wanted = [exempted for _, exempted in sound]
+    with Migration(config, "accept", create=False) as migration:
+        wrong |= {sound[number][0]: mistake for number, mistake in decisions.mistakes(migration.manifest, wanted).items()}
+        refuse(path, wrong)
+        decisions.accept_each(migration.manifest, wanted)
+        migration.exit_code = 0
+    click.echo(f"{len(wanted)} exceptions accepted.")
     return 0
 
 

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from migrate.cli import cli
+from migrate.config import load
+from migrate.destinations import open_destination
 from migrate.errors import UsageError
+from migrate.exemptions import Row, read_exemptions, refuse
 from migrate.manifest import Manifest, decisions
 from migrate.model import RetrieveEnded, StudyRef, StudyState, Window, WindowAnswered, WindowJudged, WindowsPlanned
-from tests.filled import fresh_manifest, planned
+from tests.filled import fresh_manifest, planned, swept
+from tests.runs import configure
 
 STUDY = "1.2"
 
@@ -88,3 +93,54 @@ def test_a_signature_needs_a_reason_and_a_name(reason: str, by: str, code: str) 
     """Without them, or with a code that is not on the list, there is no signature."""
     with pytest.raises(UsageError):
         decisions.Signature(reason, by, "", code)
+
+
+def read(folder: Path, text: str, **given: str) -> list[Row]:
+    (folder / "list.csv").write_text(text, encoding="utf-8")
+    return read_exemptions(folder / "list.csv", **{"reason": "", "by": "", **given})
+
+
+def test_a_list_says_why_and_by_whom(tmp_path: Path) -> None:
+    """Cells go before options; the report's own exceptions.csv, filled in, is such a list."""
+    rows = read(tmp_path, "study;state;instance;code;reason;accepted_by;role\n1.2;parked;;duplicate;twice there;m.roe;archivist\n1.3;;1.3.1;;;;\n",
+                reason="lost", by="j.doe", role="head")  # fmt: skip
+    assert [row.exempted for row in rows] == [
+        decisions.Exempted("1.2", decisions.Signature("twice there", "m.roe", "archivist", "duplicate")),
+        decisions.Exempted("1.3", decisions.Signature("lost", "j.doe", "head"), "1.3.1"),
+    ]
+
+
+def test_every_mistake_of_a_list_is_told_with_its_line(tmp_path: Path) -> None:
+    """No UID, no reason, no name, an unknown code, and the same again, all in one go."""
+    rows = read(tmp_path, "study,instance,code,reason,by\n1.2,,,r,me\nx,,,r,me\n1.3,y,,r,me\n1.4,,because,r,me\n1.5,,,,\n1.2,,,r,me\n1.2,1.2.1,,r,me\n,,,r,me\n")
+    assert {row.line: row.mistake for row in rows if row.exempted is None} == {
+        3: "the study is no UID", 4: "the instance is no UID", 5: f"the code is none of {', '.join(decisions.REASONS)}",
+        6: "no reason and no name", 7: "the same as line 2", 8: "the same as line 2", 9: "no study",
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=r"(?s)2 lines.*line 3: a\n  line 12: b"):
+        refuse(tmp_path / "list.csv", {12: "b", 3: "a"})
+
+
+def test_a_list_without_studies_is_none(tmp_path: Path) -> None:
+    """An empty file, one without a header, one without lines."""
+    for text in ("", "1.2,r\n", "study,reason\n"):
+        with pytest.raises(UsageError):
+            read(tmp_path, text)
+
+
+def test_a_list_is_signed_whole_or_not_at_all(manifest: Manifest, tmp_path: Path) -> None:
+    """A study that is not parked keeps the other one from being accepted; without it both lines of the other are."""
+    short_of(manifest, "1.2.1.1", "1.2.1.2")
+    swept(manifest, "1.9")
+    manifest.end_run(0)
+    config = configure(tmp_path, 1, 1, migration=f'manifest = "{manifest.path}"')
+    signature = ["--reason", "gone", "--by", "j.doe", "--config", str(config)]
+    manifest.connection.execute("UPDATE meta SET value = ? WHERE key = 'source'", (load(config).source_identity,))
+    manifest.connection.execute("UPDATE meta SET value = ? WHERE key = 'destination'", (open_destination(load(config).destination).identity,))
+    (tmp_path / "list.csv").write_text("study,instance\n1.2,1.2.1.1\n1.2,1.2.1.2\n1.9,\n1.2,1.2.1.9\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"(?s)line 4: the study is not parked but found.*line 5: nothing of this instance"):
+        cli.main(["accept", "--file", str(tmp_path / "list.csv"), *signature], standalone_mode=False)
+    assert manifest.one("SELECT count(*) FROM acceptance") == (0,)
+    (tmp_path / "list.csv").write_text("study,instance\n1.2,1.2.1.1\n1.2,1.2.1.2\n", encoding="utf-8")
+    cli.main(["accept", "--file", str(tmp_path / "list.csv"), *signature], standalone_mode=False)
+    assert (manifest.one("SELECT count(*) FROM acceptance"), stands(manifest)) == ((2,), "accepted")
