@@ -117,6 +117,7 @@ class Migration:
             self._note_links(pipeline)
             if not only_enumerate:
                 self._destination.prepare()
+                pipeline.note_contact("destination")
                 reach("destination-prepared")
             try:
                 self._round(pipeline, only_enumerate, watch)
@@ -152,7 +153,8 @@ class Migration:
         try:
             self._sweeps(pipeline, only_enumerate)
         except (SourceError, DestinationError) as error:
-            if watch is None or not error.retryable or not pipeline.contacted:
+            side = "source" if isinstance(error, SourceError) else "destination"
+            if watch is None or not error.retryable or not pipeline.contacted(side):
                 raise
             ended_by = error
         finally:
