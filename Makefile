@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts clean
+.PHONY: demo test lint bench power-cuts dossier-damages clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -34,6 +34,9 @@ bench: $(VENV)/installed
 
 power-cuts: $(VENV)/installed
 	POWER_CUTS=$${POWER_CUTS:-50000} $(BIN)/python -m pytest -s tests/fault/test_power_cuts.py
+
+dossier-damages: $(VENV)/installed
+	DOSSIER_DAMAGES=$${DOSSIER_DAMAGES:-5000} $(BIN)/python -m pytest -s --timeout 0 tests/integration/test_dossier_verifier.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

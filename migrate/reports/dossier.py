@@ -1,28 +1,34 @@
 """The dossier: what was found, moved, proven, is missing and was accepted, as files that can be checked without this package.
 
-It is deterministic: the same manifest gives the same bytes. Its time is that of the last fact in the manifest.
+It is deterministic: the same manifest gives the same bytes. Its time is that of the last seal in the manifest.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 from migrate.errors import DiskFailing, UsageError
+from migrate.merkle import Tree, instance_entry, study_entry
 from migrate.reports import completeness
 from migrate.reports.bag import Objects, sha256, sums_line
 from migrate.reports.inventory import Inventory, base_uri
-from migrate.reports.moment import last_fact_ms
+from migrate.reports.moment import last_seal_ms
 from migrate.reports.status import is_complete, one_moment
-from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, Table, events, instances
+from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, SEAL_COLUMNS, Table, events, instances, seals
 from migrate.signing import CONTENTS, SIGNATURE
 
-_FILES = ("report.html", "report-anonymous.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "SHA256SUMS", "inventory.dcm",
+_FILES = ("report.html", "report-anonymous.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "seals.csv.gz", "merkle.json", "SHA256SUMS",
+          "inventory.dcm", "verify_dossier.py",
           "bag/bag-info.txt", "bag/bagit.txt", "bag/manifest-sha256.txt", "bag/tagmanifest-sha256.txt")  # fmt: skip
 _COPY, _KEY, _PROOF, _SIZE, _FILE = map(INSTANCE_COLUMNS.index, ("copy", "key", "proof", "size_bytes", "file_sha256"))
 _LISTED = tuple(map(INSTANCE_COLUMNS.index, ("study", "series", "sop", "modality", "sop_class", "transfer_syntax", "key", "file_sha256")))
+
+_LEAF = tuple(map(INSTANCE_COLUMNS.index, ("study", "series", "sop", "size_bytes", "dataset_sha256", "file_sha256", "key", "version", "proof")))
 
 
 def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str) -> Path:
@@ -61,22 +67,64 @@ def _refuse_foreign(folder: Path) -> None:
         raise UsageError(f"{folder} holds other files.", hint="Choose a new folder for the dossier.")
 
 
+class Forest:
+    """The Merkle tree of the migration over the proven objects, which come in the order of study, series, SOP Instance UID."""
+
+    def __init__(self) -> None:
+        self._tree, self._mine = Tree(), Tree()
+        self._study, self._sop, self._leaves = "", ("", ""), 0
+        self._held: list[tuple[bytes, bytes]] = []
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        """A proven row by INSTANCE_COLUMNS."""
+        study, series, sop, size, dataset, file, key, version, proof = (row[column] for column in _LEAF)
+        if study != self._study:
+            self._end_study()
+            self._study = study
+        if (series, sop) != self._sop:
+            self._end_instance()
+            self._sop = (series, sop)
+        self._held.append((key.encode(), instance_entry(study, series, sop, size, dataset, file, key, version, proof)))
+
+    def _end_instance(self) -> None:
+        for _, entry in sorted(self._held):  # by key: an instance and its further contents
+            self._mine.add(entry)
+        self._held.clear()
+
+    def _end_study(self) -> None:
+        self._end_instance()
+        if self._mine.leaves:
+            self._tree.add(study_entry(self._study, self._mine.leaves, self._mine.root()))
+            self._leaves += self._mine.leaves
+            self._mine = Tree()
+
+    def document(self, connection: sqlite3.Connection) -> dict[str, Any]:
+        """merkle.json, after the last row."""
+        self._end_study()
+        number, head = connection.execute("SELECT id, lower(hex(sha256)) FROM seal ORDER BY id DESC LIMIT 1").fetchone() or (0, "")
+        return {"seal": number, "head": head, "studies": self._tree.leaves, "leaves": self._leaves, "root": self._tree.root().hex()}
+
+
 def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
-    at_ms = last_fact_ms(connection)
-    objects = Objects(folder)
+    at_ms = last_seal_ms(connection)
+    objects, forest = Objects(folder), Forest()
     listed = Inventory(folder / "inventory.dcm", connection, at_ms=at_ms, base_uri=base_uri(connection, prefix), complete=is_complete(connection))
     with Table(folder / "instances.csv.gz", INSTANCE_COLUMNS) as table, listed:
         for row in instances(connection, prefix):
             table.row(row)
             if row[_PROOF] is not None:
                 objects.add(row[_KEY], row[_FILE], row[_SIZE])
+                forest.add(row)
                 if row[_COPY] is None:
                     listed.add(*(row[column] for column in _LISTED))
-    with Table(folder / "events.csv.gz", EVENT_COLUMNS) as table:
-        for row in events(connection):
-            table.row(row)
-    name = connection.execute("SELECT value FROM meta WHERE key = 'migration'").fetchone()
-    objects.close(name[0] if name else "", at_ms)
+    for name, columns, rows in (("events.csv.gz", EVENT_COLUMNS, events(connection)), ("seals.csv.gz", SEAL_COLUMNS, seals(connection))):
+        with Table(folder / name, columns) as table:
+            for row in rows:
+                table.row(row)
+    (folder / "merkle.json").write_text(json.dumps(forest.document(connection), indent=1) + "\n", encoding="utf-8", newline="")
+    shutil.copyfile(Path(__file__).with_name("verify_dossier.py"), folder / "verify_dossier.py")
+    named = connection.execute("SELECT value FROM meta WHERE key = 'migration'").fetchone()
+    objects.close(named[0] if named else "", at_ms)
     completeness.write_files(connection, folder, at_ms=at_ms, anonymous=True)
     lines = [sums_line(sha256(folder / each), each) for each in sorted(_FILES)]
     (folder / CONTENTS).write_text("".join(lines), encoding="utf-8", newline="")

@@ -15,21 +15,25 @@ from migrate.model import InstanceState, Proof
 
 INSTANCE_COLUMNS = (
     "study", "series", "sop", "copy", "modality", "state", "listed", "conflict", "beside", "sop_class", "transfer_syntax", "size_bytes",
-    "dataset_sha256", "file_sha256", "crc64nvme", "key", "version", "checksum", "proof", "notes", "staged_at", "stored_at", "verified_at",
+    "dataset_sha256", "file_sha256", "crc64nvme", "pixel_crc64", "key", "version", "checksum", "proof", "notes", "staged_at", "stored_at",
+    "verified_at", "staged_seal", "stored_seal", "verified_seal",
 )  # fmt: skip
+SEAL_COLUMNS = ("id", "at", "run", "operator", "host", "version", "last_event", "steps", "sha256")
 EVENT_COLUMNS = ("id", "at", "run", "kind", "study", "series", "sop", "detail")
 
 # CROSS JOIN keeps the order of the loops, in which each index gives its rows sorted: nothing is sorted, nothing is held.
 _INSTANCES = """
 SELECT study.uid, series.uid, sop_uid, NULL, series.modality, instance.state, listed, conflict, beside, class.uid, syntax.uid, size_bytes,
-  dataset_sha256, file_sha256, crc64nvme, NULL, version, checksum, proof, notes, staged_at, stored_at, verified_at
+  dataset_sha256, file_sha256, crc64nvme, pixel_crc64, NULL, version, checksum, proof, notes, staged_at, stored_at, verified_at,
+  staged_seal, stored_seal, verified_seal
 FROM study CROSS JOIN series ON series.study_id = study.id CROSS JOIN instance ON instance.series_id = series.id
 LEFT JOIN uid_name AS class ON class.id = sop_class_id LEFT JOIN uid_name AS syntax ON syntax.id = transfer_syntax_id
 ORDER BY study.uid, series.uid, sop_uid
 """
 _COPIES = """
 SELECT study.uid, series.uid, sop_uid, dataset_sha256, series.modality, copy.state, NULL, NULL, 1, NULL, NULL, size_bytes,
-  dataset_sha256, file_sha256, crc64nvme, NULL, version, NULL, proof, NULL, staged_at, NULL, verified_at
+  dataset_sha256, file_sha256, crc64nvme, NULL, NULL, version, checksum, proof, NULL, staged_at, stored_at, verified_at,
+  staged_seal, stored_seal, verified_seal
 FROM study CROSS JOIN series ON series.study_id = study.id CROSS JOIN copy ON copy.series_id = series.id
 ORDER BY study.uid, series.uid, sop_uid, dataset_sha256
 """
@@ -44,6 +48,10 @@ FROM study JOIN state_name ON state_name.entity = 'study' AND state_name.state =
 LEFT JOIN series ON series.study_id = study.id GROUP BY study.uid ORDER BY study.uid
 """
 _EVENTS = "SELECT id, at, run_id, kind, study_uid, series_uid, sop_uid, detail FROM event ORDER BY id"
+_SEALS = """
+SELECT seal.id, seal.at, seal.run_id, operator, host, version, last_event, steps, lower(hex(sha256))
+FROM seal LEFT JOIN run ON run.id = seal.run_id ORDER BY seal.id
+"""
 _STATES = tuple(state.name.lower() for state in InstanceState)
 _PROOFS = {None: None} | {int(proof): proof.name.lower() for proof in Proof}
 _CALCULATED = ("=", "+", "-", "@", "\t", "\r", "'")
@@ -56,16 +64,24 @@ def instances(connection: sqlite3.Connection, prefix: str) -> Iterator[tuple[Any
     """
     merged = heapq.merge(connection.execute(_INSTANCES), connection.execute(_COPIES), key=lambda row: (*row[:3], row[3] or b""))
     for study, series, sop, copy, modality, state, listed, conflict, beside, *more in merged:
-        sop_class, syntax, size, dataset, file, crc, _, version, checksum, proof, notes, *times = more
+        sop_class, syntax, size, dataset, file, crc, pixels, _, version, checksum, proof, notes, *rest = more
         key = None
         if state >= InstanceState.STORED:
             shown = f"~{dataset.hex()[:12]}" if beside else ""
             key = f"{prefix}studies/{study}/series/{series}/instances/{sop}{shown}.dcm"
         yield (
             study, series, sop, copy and copy.hex(), modality, _STATES[state], listed, conflict, beside, sop_class, syntax, size,
-            dataset and dataset.hex(), file and file.hex(), None if crc is None else f"{crc & 0xFFFFFFFFFFFFFFFF:016x}", key, version,
-            checksum, _PROOFS[proof], notes, *times,
+            dataset and dataset.hex(), file and file.hex(), _crc(crc), _crc(pixels), key, version, checksum, _PROOFS[proof], notes, *rest,
         )  # fmt: skip
+
+
+def _crc(number: int | None) -> str | None:
+    return None if number is None else f"{number & 0xFFFFFFFFFFFFFFFF:016x}"
+
+
+def seals(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """The chain by SEAL_COLUMNS, with what the first line of each seal's text says of its run."""
+    return connection.execute(_SEALS)
 
 
 def studies(connection: sqlite3.Connection) -> tuple[list[str], Iterator[tuple[Any, ...]]]:

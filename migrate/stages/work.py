@@ -66,9 +66,10 @@ def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcom
     yield ended
 
 
-def upload(batch: Batch) -> Iterator[Outcome]:
+def upload(batch: Batch) -> list[Outcome]:
     """Put each file, create-only. Bytes that changed in staging are never stored; a taken key gets a neighbour."""
     destination = shared_destination(batch.destination)
+    outcomes: list[Outcome] = []
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
@@ -77,35 +78,38 @@ def upload(batch: Batch) -> Iterator[Outcome]:
             reach("put-begun")
             receipt = destination.put(item, file)
             reach("put-done")
-            yield InstanceStored(item, receipt)
+            outcomes.append(InstanceStored(item, receipt))
         except StagedFileLost as error:
-            yield StagedLost(item, str(error))
+            outcomes.append(StagedLost(item, str(error)))
         except ObjectDiffers as error:
-            yield DestinationLost(item, True, str(error), file_kept=True)
+            outcomes.append(DestinationLost(item, True, str(error), file_kept=True))
             if item.beside:
-                yield Failed(study, "upload", error.name, str(error))
+                outcomes.append(Failed(study, "upload", error.name, str(error)))
         except DestinationError as error:
             if error.scope == "run":
                 raise
-            yield Failed(study, "upload", error.name, str(error), error.retryable)
+            outcomes.append(Failed(study, "upload", error.name, str(error), error.retryable))
+    return outcomes
 
 
-def verify(batch: Batch) -> Iterator[Outcome]:
+def verify(batch: Batch) -> list[Outcome]:
     """Ask the destination for its proof of each stored item."""
     destination = shared_destination(batch.destination)
+    outcomes: list[Outcome] = []
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
             reach("attest-begun")
             proof = destination.verify(item, deep=batch.deep)
             reach("attest-done")
-            yield InstanceVerified(item, proof)
+            outcomes.append(InstanceVerified(item, proof))
         except (ObjectMissing, ObjectDiffers) as error:
             kept = file is not None and file.exists()
-            yield DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept)
+            outcomes.append(DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept))
             if file is not None:
-                yield Failed(study, "verify", error.name, str(error))
+                outcomes.append(Failed(study, "verify", error.name, str(error)))
         except DestinationError as error:
             if error.scope == "run":
                 raise
-            yield Failed(study, "verify", error.name, str(error), error.retryable)
+            outcomes.append(Failed(study, "verify", error.name, str(error), error.retryable))
+    return outcomes
