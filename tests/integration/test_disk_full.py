@@ -18,7 +18,8 @@ from migrate.practice.studies import Archive
 from tests.runs import configure, free_port
 from tests.small_disk import SmallDisk, small_disk
 
-DISK_BYTES = 8 << 20
+STAGING_DISK_BYTES = 8 << 20
+MANIFEST_DISK_BYTES = 24 << 20  # its log grows to 16 MiB before it is moved into the file
 STUDIES = 8
 
 
@@ -56,7 +57,7 @@ def job(folder: Path, *, staging: str = "staging", manifest: str = "manifest.db"
     archive = Archive(STUDIES)
     receiver = free_port()
     with (
-        small_disk(folder / "small", DISK_BYTES) as disk,
+        small_disk(folder / "small", MANIFEST_DISK_BYTES if manifest.startswith("small/") else STAGING_DISK_BYTES) as disk,
         PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
     ):
         places = f'staging = "{staging}"\nmanifest = "{manifest}"'
