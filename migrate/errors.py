@@ -8,6 +8,7 @@ PacsMigrateError
 │   ├── SourceRefused              scope run: rejected for good (AE title unknown ...)
 │   ├── MoveDestinationUnknown     scope run: A801
 │   ├── NothingSent                scope run: "Success", three times, and nothing has ever come
+│   ├── SendingStopped             scope run, retryable: ten studies in a row of which nothing came
 │   └── QueryRefused · QueryFailed · SourceIncomplete · SourceStalled · MoveFailed · VanishedAtSource   scope study
 ├── DestinationError          21
 │   ├── DestinationUnreachable     scope run, retryable
@@ -118,6 +119,13 @@ class NothingSent(SourceRefused):
         "The PACS says Success and sends nothing. Ask its administrator which address and port it has for our AE title, "
         "and whether a firewall lets the PACS connect to us."
     )
+
+
+class SendingStopped(SourceError):
+    """The PACS sent, answers still, and sends nothing any more."""
+
+    scope: ClassVar[Scope] = "run"
+    default_hint = "Look at the PACS's log and at the network from it to us, then run again: no study was given up for it."
 
 
 class QueryRefused(SourceError):

@@ -168,7 +168,8 @@ class Received:
 
     `ref` is None where the data set could not be walked or its UIDs are not the command's; `quarantine` says why.
     `notes` are the scanner's deviations (ordinary in old archives). `pixel_crc64` covers everything from PixelData on, so
-    that a header rewritten by the PACS can be told from other pixels. `names_move`: the C-STORE named the C-MOVE that it came of.
+    that a header rewritten by the PACS can be told from other pixels. `move`: the message ID of the C-MOVE that the C-STORE
+    named as its origin, if it named one.
     """
 
     path: Path
@@ -180,7 +181,7 @@ class Received:
     quarantine: str | None = None
     claimed: tuple[str, str, str] = ("", "", "")  # study, series, SOP UIDs as said, unchecked: for the report's detail only
     pixel_crc64: int | None = None
-    names_move: bool = False
+    move: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

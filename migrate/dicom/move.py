@@ -15,7 +15,7 @@ from migrate.errors import MoveDestinationUnknown, MoveFailed, SourceStalled
 
 MAX_SOPS = 900
 """So many UIDs fit into one IMAGE-level request in an explicit VR (65,534 bytes)."""
-_CANCEL_S = 2.0
+_CANCEL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,16 @@ def move(
     series: str | None = None,
     sops: Sequence[str] = (),
     patient: str | None = None,
+    message_id: int = 1,
     should_stop: Callable[[], str | None],
+    heard: Callable[[], None] = lambda: None,
     poll_s: float = 0.5,
 ) -> MoveResult:
     """Have the PACS send a study, a series of it or up to `MAX_SOPS` instances of that; returns its final answer.
 
     `patient` is the study's PatientID, which a PACS that knows only Patient Root may insist on (PS3.4 C.6.1.1); it is in no error.
-    Waits as long as `should_stop`, asked about every `poll_s`, returns None. Its reason cancels, aborts after 2 s at
+    C-STOREs may name `message_id`. `heard` is called with each answer that is not the final one.
+    Waits as long as `should_stop`, asked about every `poll_s`, returns None. Its reason cancels, aborts after half a second at
     most, and is raised as SourceStalled. Raises also MoveDestinationUnknown (A801), MoveFailed (the association broke),
     SourceUnreachable, SourceRefused; ValueError for too many instances, or some without their series.
     """
@@ -63,8 +66,8 @@ def move(
     assert context is not None
     identifier = dimse.encode_identifier({**keys, dimse.QUERY_LEVEL: level}, context.transfer_syntax)
     try:
-        ask(association, context, dimse.C_MOVE, 1, identifier, destination_ae)
-        message, status = _final_move_answer(association, context, should_stop, poll_s)
+        ask(association, context, dimse.C_MOVE, message_id, identifier, destination_ae)
+        message, status = _final_move_answer(association, context, message_id, should_stop, heard, poll_s)
         result = _move_result(message, status, context)
     except (UpperLayerError, BadCommand) as error:
         association.abort()
@@ -83,7 +86,12 @@ class _Stop(Exception):
 
 
 def _final_move_answer(
-    association: Association, context: AcceptedContext, should_stop: Callable[[], str | None], poll_s: float
+    association: Association,
+    context: AcceptedContext,
+    message_id: int,
+    should_stop: Callable[[], str | None],
+    heard: Callable[[], None],
+    poll_s: float,
 ) -> tuple[Message, int]:
     asked_at = time.monotonic()
 
@@ -97,27 +105,28 @@ def _final_move_answer(
     association.timeout_s, association.idle, association.poll_s = None, ask_whether_to_stop, poll_s
     try:
         while True:
-            message, status = answer(dimse.receive(association), dimse.C_MOVE, 1)
+            message, status = answer(dimse.receive(association), dimse.C_MOVE, message_id)
             if not is_pending(status):
                 return message, status
+            heard()
             if time.monotonic() - asked_at >= poll_s:
                 ask_whether_to_stop()
     except _Stop as stop:
-        _cancel(association, context)
+        _cancel(association, context, message_id)
         raise SourceStalled(f"{stop}") from None
 
 
-def _cancel(association: Association, context: AcceptedContext) -> None:
+def _cancel(association: Association, context: AcceptedContext, message_id: int) -> None:
     """C-CANCEL (PS3.7 9.3.2.3), and a short wait for the answer; many PACSs ignore it, so the caller aborts."""
     give_up = time.monotonic() + _CANCEL_S
     association.idle = None
     try:
-        fields = {dimse.COMMAND_FIELD: dimse.C_CANCEL, dimse.RESPONDED_TO: 1}
+        fields = {dimse.COMMAND_FIELD: dimse.C_CANCEL, dimse.RESPONDED_TO: message_id}
         association.timeout_s = _CANCEL_S
         association.send_command(context.id, dimse.encode_command(fields))
         while (left := give_up - time.monotonic()) > 0 and association.wait(left):
             association.timeout_s = max(left, 0.1)
-            _, status = answer(dimse.receive(association), dimse.C_MOVE, 1)
+            _, status = answer(dimse.receive(association), dimse.C_MOVE, message_id)
             if not is_pending(status):
                 return
     except (UpperLayerError, BadCommand):

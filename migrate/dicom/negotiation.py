@@ -47,7 +47,7 @@ class Rejected(UpperLayerError):
 
 @dataclass(frozen=True, slots=True)
 class ProposedContext:
-    """What a requestor offers; `id` 0 lets `encode_request` number it."""
+    """What a requestor offers; `id` 0 lets `numbered` choose one."""
 
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
@@ -78,11 +78,11 @@ class AssociateAccept:
 
 
 def numbered(contexts: tuple[ProposedContext, ...]) -> tuple[ProposedContext, ...]:
-    """The contexts with the odd IDs 1, 3, 5 ... Raises ValueError for more than 128."""
+    """The contexts, those without an ID with the odd ones 1, 3, 5 ... Raises ValueError for more than 128."""
     if not 0 < len(contexts) <= MAX_CONTEXTS:
         raise ValueError(f"between 1 and {MAX_CONTEXTS} presentation contexts, not {len(contexts)}")
     return tuple(
-        ProposedContext(c.abstract_syntax, c.transfer_syntaxes, 2 * number + 1) for number, c in enumerate(contexts)
+        ProposedContext(c.abstract_syntax, c.transfer_syntaxes, c.id or 2 * number + 1) for number, c in enumerate(contexts)
     )
 
 

@@ -62,9 +62,9 @@ class Receiver:
         self._negotiating: dict[int, str] = {}  # the addresses of those without an association, the oldest first
         self._admitted: dict[int, str] = {}
         self._associations: dict[int, Association] = {}
+        self._sessions: dict[int, Session] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._numbers = itertools.count(1)
-        self._ended_at = time.monotonic()
         self._accepting = True
         self._closing = threading.Event()
         self._listener: socket.socket | None = None
@@ -85,11 +85,17 @@ class Receiver:
         self._threads[0] = listen
         listen.start()
 
-    @property
-    def last_byte_at(self) -> float:
-        """time.monotonic() of the last byte that came on any association."""
+    def last_byte_at(self, move_id: int) -> float:
+        """time.monotonic() of the last byte on an open association that serves this C-MOVE, or may, as it does not say; else 0."""
         with self._lock:
-            return max((self._ended_at, *(a.last_byte_at for a in self._associations.values())))
+            return max((s.last_byte_at for s in self._sessions.values() if s.move_id in (None, move_id)), default=0.0)
+
+    def drop(self, move_id: int) -> None:
+        """Abort the associations that say that they serve this C-MOVE: nobody waits for the rest of it any more."""
+        with self._lock:
+            sessions = [session for session in self._sessions.values() if session.move_id == move_id]
+        for session in sessions:
+            session.abort()
 
     def stop_accepting(self) -> None:
         """Turn new associations down (for now, as the peer is told); those that are open go on."""
@@ -191,6 +197,8 @@ class Receiver:
             reach("receive-associated")
             log.info("association %d from %a at %s", number, association.calling, association.peer_address)
             session = Session(self.settings, self._staging, self._deliver, association)
+            with self._lock:
+                self._sessions[number] = session
             session.run()
         except (UpperLayerError, dimse.BadCommand) as error:
             ending = str(error)
@@ -202,12 +210,12 @@ class Receiver:
                 session.discard()
             if association is not None:
                 association.abort()
-                self._ended_at = max(self._ended_at, association.last_byte_at)
             sock.close()
             with self._lock:
                 self._negotiating.pop(number, None)
                 self._admitted.pop(number, None)
                 self._associations.pop(number, None)
+                self._sessions.pop(number, None)
                 self._sockets.pop(number, None)
                 self._threads.pop(number, None)
             stored = session.stored if session else 0

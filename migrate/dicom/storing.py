@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class ReceiverSettings:
 
     `transfer_syntax_order`: these are preferred, in this order, where a context proposes them; else its first one is
     taken, which is what the sender has. `ack`: answer when the file is closed and scanned, or only when `deliver`'s
-    future says that it is durable.
+    future says that it is durable. `idle_s` bounds the silence on an association, `dataset_s` the time that one data set takes.
     """
 
     ae_title: str = "PACSMIGRATE"
@@ -45,6 +46,7 @@ class ReceiverSettings:
     max_pdu: int = 131072
     ack: Literal["received", "durable"] = "received"
     idle_s: float = 600.0
+    dataset_s: float = 21600.0
     max_associations: int = 64
     max_per_address: int = 48
     tls: TlsSettings | None = None
@@ -54,11 +56,12 @@ class ReceiverSettings:
 class _Store:
     """One request whose data set is coming; without `incoming` it is only taken off the wire."""
 
-    __slots__ = ("answer", "command", "context", "incoming", "sop", "sop_class", "status")
+    __slots__ = ("answer", "began", "command", "context", "incoming", "sop", "sop_class", "status")
 
     def __init__(self, command: dimse.Command, context: AcceptedContext) -> None:
         self.command, self.context = command, context
         self.incoming: Incoming | None = None
+        self.began = time.monotonic()
         self.status, self.answer = dimse.SUCCESS, True
         self.sop_class, self.sop = command.text(dimse.SOP_CLASS), command.text(dimse.SOP_INSTANCE)
 
@@ -74,6 +77,16 @@ class Session:
         self._buffer = bytearray()  # made with the first data set
         self._next: Incoming | None = None
         self.stored = 0
+        self.move_id: int | None = None  # the message ID of the C-MOVE that the last C-STORE named
+
+    @property
+    def last_byte_at(self) -> float:
+        """time.monotonic() of the last byte that came."""
+        return self._association.last_byte_at
+
+    def abort(self) -> None:
+        """End the association; may be called from another thread."""
+        self._association.abort()
 
     def run(self) -> None:
         """Serve until the peer releases. Raises UpperLayerError and BadCommand when it ends in another way."""
@@ -96,7 +109,10 @@ class Session:
                     reach("receive-fragment")
                 except OSError as error:
                     self._refuse(store, error)
-            if last:
+            if not last:
+                if time.monotonic() - store.began > self._settings.dataset_s:
+                    raise Malformed(f"a data set takes longer than {self._settings.dataset_s:g} s")
+            else:
                 self._store = None
                 self._finish(store)
                 self._next = self._prepared()
@@ -132,6 +148,7 @@ class Session:
             return
         reach("receive-command")
         command.required(dimse.MESSAGE_ID)
+        self.move_id = _originator(command)
         self._store = store
         try:
             if not self._staging.has_room():
@@ -186,7 +203,7 @@ class Session:
                     notes = (*notes, "long-pdu")
                 claimed = (scan.study, scan.series, scan.sop)
                 received = Received(incoming.path, ref, rolled, store.sop_class, syntax, notes, reason, claimed,
-                                    scan.pixel_crc64, dimse.ORIGINATOR_ID in store.command.elements)  # fmt: skip
+                                    scan.pixel_crc64, _originator(store.command))  # fmt: skip
                 store.status = self._hand_over(received, incoming)
         if store.answer:
             self._send(store, store.status)
@@ -227,6 +244,12 @@ def _identity(store: _Store, scan: scanner.Scan) -> tuple[InstanceRef | None, st
         if not is_uid(uid):
             return None, f"the {name} Instance UID is {'not valid' if uid else 'missing'}"
     return InstanceRef(scan.study, scan.series, scan.sop), None
+
+
+def _originator(command: dimse.Command) -> int | None:
+    """The message ID of the C-MOVE that a C-STORE says it belongs to."""
+    raw = command.elements.get(dimse.ORIGINATOR_ID, b"")
+    return int.from_bytes(raw, "little") if len(raw) == 2 else None
 
 
 def _safe(text: str) -> str:

@@ -95,9 +95,9 @@ class Association(Wire):
             if kind != pdus.AC:
                 raise Malformed(f"a PDU of type {kind} answers the association request")
             answer = pdus.decode_accept(body)
-        offers = {context.id: context for context in proposed}
+        offers = {context.id: context for context in reversed(proposed)}  # of those that share an ID the first one counts
         for id_, result, syntax in answer.results:
-            offer = offers.get(id_)
+            offer = offers.pop(id_, None)
             if result == 0 and offer is not None and syntax in offer.transfer_syntaxes:
                 self.contexts[id_] = AcceptedContext(id_, offer.abstract_syntax, syntax)
         self.peer_max_pdu = answer.max_pdu

@@ -27,7 +27,8 @@ def staged(manifest: Manifest, received: Received, fixity: Fixity) -> None:
     )
     arrived = manifest.arrived.setdefault(ref.study, {})
     digest = fixity.dataset_sha256
-    again = arrived.setdefault((ref.series, ref.sop), digest) != digest  # another content within this attempt
+    key = (ref.series, ref.sop, received.move)  # another content within this C-MOVE or, where that is not named, this attempt
+    again = arrived.setdefault(key, digest) != digest
     if row is None or row[0] == InstanceState.EXPECTED:
         _first(manifest, received, fixity, ref, series_id)
     elif row[1] == digest:

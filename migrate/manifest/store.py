@@ -79,7 +79,7 @@ class Manifest:
         self.first_sweep: int | None = None
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
         self.studies_found = 0  # new ones, since the file was opened
-        self.arrived: dict[str, dict[tuple[str, str], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
+        self.arrived: dict[str, dict[tuple[str, str, int | None], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
         self._studies: dict[str, int] = {}
         self._series: dict[tuple[str, str], int] = {}
         self._names: dict[str, int] = {}

@@ -1,11 +1,12 @@
 """The bad manners that the practice PACS can be given: real habits of real PACSs, by name, free to combine.
 
 Which study, row or query a habit strikes follows from the study's number and from what was asked before, never from
-chance or the clock.
+chance or the clock. Those of retrieval can be aimed at single studies, so that one archive can hold many of them.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Collection
@@ -38,6 +39,7 @@ FAULTS: dict[str, str] = {
     "growing": "adds an image to every 5th study after its first IMAGE query",
     "shrinking": "loses an image of every 6th study after its first IMAGE query",
     "vanishing": "loses every 8th study after its first STUDY row",
+    "vanishing-later": "loses every 8th study once its images have been listed",
     "new-studies": "gets three new studies, dated today, with the STUDY query after QUERIES of them",
     # How answers come.
     "ff01": "says FF01 instead of FF00 with every row",
@@ -51,19 +53,61 @@ FAULTS: dict[str, str] = {
     "truncated-row": "cuts a row off amid an element, the first TIMES that every third of the STUDY questions is asked",
     "truncated-row-always": "cuts the STUDY row of every 11th study off amid an element",
     "association-limit": "takes at most COUNT associations at a time, rejecting more for now",
-    # Retrieval.
+    "busy": "after its tenth association rejects COUNT associations for now",
+    # What is said of a retrieval.
     "move-unknown": "refuses every C-MOVE: destination unknown (A801)",
+    "move-status": "ends every C-MOVE at once with STATUS, and sends nothing",
+    "move-busy": "refuses the first TIMES that a study is moved: out of resources (A702)",
     "success-nothing-sent": "says Success to every C-MOVE and sends nothing",
-    "skip-one": "never sends the last image of each third study, and says Success",
-    "skip-first": "leaves the last image out the first time that a study is moved, and says Success",
-    "abort-store": "aborts the sending association amid a data set, in the first C-MOVE of each second study",
-    "twice": "sends every image twice",
     "early-success": "says Success first and sends the images afterwards",
+    "late-stores": "says Success first and sends the images SECONDS later",
+    "never-answers": "takes a C-MOVE, and neither answers nor sends anything",
+    "never-final": "sends everything and never gives the final answer",
     "null-counters": "leaves the counters out of its C-MOVE answers",
+    "zero-counters": "has zeros for counters in its C-MOVE answers",
     "wrong-counters": "counts three images too many in its C-MOVE answers",
+    "wrapped-counters": "counts as if 65,530 images had come before, and begins anew after 65,535",
+    "failed-image": "never sends the last image, and names it as failed (B000)",
+    "failed-unnamed": "never sends the last image, and says that one failed (B000) without naming it",
+    "failed-misnamed": "never sends the last image, and names the first one as failed (B000)",
+    # Which images come, and how.
+    "skip-one": "never sends the last image of each third study, and says Success",
+    "skip-first": "leaves the last image out the first TIMES that a study is moved, and says Success",
+    "twice": "sends every image twice",
+    "whole-study": "sends the whole study, whatever part of it is asked for",
+    "abort-store": "aborts the sending association amid a data set, the first TIMES that each second study is moved",
+    "abort-store-always": "aborts the sending association amid the study's middle image, always",
+    "reset-store": "resets the sending connection amid a data set, the first TIMES that a study is moved",
+    "half-pdu": "falls silent amid a PDU of a data set, the first TIMES that a study is moved",
+    "drip": "sends the study's middle image one byte every SECONDS",
+    "even-contexts": "proposes presentation contexts with even IDs, one of them twice",
     "no-move-originator": "does not name the C-MOVE in its C-STOREs",
+    # What is in them.
     "rewrites-headers": "writes another InstitutionName into an image each time that it is sent",
+    "other-bytes": "sends the last image a second time with other pixels",
+    "truncated": "sends the last image cut off amid an element, as if that were all of it",
+    "path-uids": "sends the last image under a path instead of its SOP Instance UID",
+    "other-command-uid": "names another SOP Instance UID in the command than in the data set of the last image",
+    "other-command-class": "names another SOP class in the command than in the data set of the last image",
+    # What the archive has.
+    "path-rows": "lists a path instead of the last image's SOP Instance UID",
+    "shared-sop": "has the last image under the SOP Instance UID of the study before's first image",
+    "private-class": "has a series of three images of a private SOP class in a private transfer syntax",
+    "many-classes": "has a series of COUNT images, each of a SOP class of its own",
+    "many-images": "has a series of COUNT images",
+    "huge-image": "has a series of one multi-frame image of MIB MiB",
 }
+
+
+class Status(int):
+    """A DIMSE status, written in hexadecimal."""
+
+    def __new__(cls, text: str | int) -> Status:
+        return super().__new__(cls, text if isinstance(text, int) else int(text, 16))
+
+    def __str__(self) -> str:
+        return f"{int(self):04X}"
+
 
 DEFAULTS: dict[str, int | float] = {
     "silent-cap": 5,
@@ -78,35 +122,65 @@ DEFAULTS: dict[str, int | float] = {
     "undecodable-row": 1,
     "truncated-row": 1,
     "association-limit": 1,
+    "busy": 5,
+    "move-status": Status(0xC000),
+    "move-busy": 1,
+    "late-stores": 1.0,
+    "skip-first": 1,
+    "abort-store": 1,
+    "reset-store": 1,
+    "half-pdu": 1,
+    "drip": 1.0,
+    "many-classes": 200,
+    "many-images": 70_000,
+    "huge-image": 64,
 }
 """The faults that take a value (`NAME=VALUE`) and what it is without one."""
 
+SELECTED = {"skip-one": (3, 0), "abort-store": (2, 0), "growing": (5, 2), "shrinking": (6, 1), "vanishing": (8, 6), "vanishing-later": (8, 6)}
+"""(n, r) of the faults that strike only every nth study, beginning with study r, where no study is named."""
 
-def parse_fault(text: str) -> tuple[str, int | float | None]:
-    """The name and value of `NAME` or `NAME=VALUE`. Raises ValueError with a sentence for people."""
-    name, equals, value = text.partition("=")
+_RETRIEVAL = list(FAULTS)[list(FAULTS).index("move-unknown") :]
+OF_STUDIES = frozenset([*_RETRIEVAL, *SELECTED])
+"""The faults that can be told to strike one study alone (`NAME@STUDY`)."""
+
+
+def parse_fault(text: str) -> tuple[str, int | float | None, int | None]:
+    """The name, value and study of `NAME`, `NAME=VALUE`, `NAME@STUDY` or `NAME=VALUE@STUDY`. Raises ValueError with a sentence for people."""
+    rest, at, study = text.partition("@")
+    name, equals, value = rest.partition("=")
     if name not in FAULTS:
         raise ValueError(f"unknown fault: {name} (known: {', '.join(sorted(FAULTS))})")
+    if at and (name not in OF_STUDIES or not re.fullmatch("[0-9]{1,8}", study)):
+        raise ValueError(f"the fault {name} takes {'the number of a study' if name in OF_STUDIES else 'no study'} after @, not {study!r}")
+    number = int(study) if at else None
     default = DEFAULTS.get(name)
     if not equals:
-        return name, default
+        return name, default, number
     if default is None:
         raise ValueError(f"the fault {name} takes no value")
     try:
-        number = type(default)(value)
+        taken = type(default)(value)
     except ValueError:
-        number = 0
-    if not 0 < number <= 1_000_000_000:
-        kind = "a whole number" if isinstance(default, int) else "a number"
+        taken = 0
+    if not 0 < taken <= 1_000_000_000:
+        kind = "a status in hexadecimal" if isinstance(default, Status) else "a whole number" if isinstance(default, int) else "a number"
         raise ValueError(f"the fault {name} takes {kind} above 0, not {value!r}")
-    return name, number
+    return name, taken, number
 
 
 class Conduct:
     """Which faults a PACS has, and what it has done so far. Raises ValueError for an unknown fault or a bad value."""
 
     def __init__(self, faults: Collection[str]) -> None:
-        self.faults = dict(map(parse_fault, faults))
+        self.faults: dict[str, int | float | None] = {}
+        self._of_study: dict[tuple[str, int], int | float | None] = {}
+        for name, value, study in map(parse_fault, faults):
+            if study is None:
+                self.faults[name] = value
+            else:
+                self._of_study[name, study] = value
+        self.names = frozenset(self.faults) | {name for name, _ in self._of_study}
         self.counts: Counter[str] = Counter()
         self._tries: Counter[str] = Counter()
         self._places: dict[str, int] = {}
@@ -114,6 +188,18 @@ class Conduct:
 
     def __contains__(self, fault: str) -> bool:
         return fault in self.faults
+
+    def of(self, fault: str, study: int) -> int | float:
+        """The value of a fault where it strikes this study (1 for a fault without one), else 0."""
+        if fault not in self.names:
+            return 0
+        if (fault, study) in self._of_study:
+            value = self._of_study[fault, study]
+        elif fault in self.faults and _strikes(fault, study):
+            value = self.faults[fault]
+        else:
+            return 0
+        return 1 if value is None else value
 
     def number(self, fault: str) -> int | None:
         """The whole number of a fault; None without the fault."""
@@ -146,6 +232,7 @@ class Conduct:
         with self._lock:
             return self._places.setdefault(what, len(self._places) + 1)
 
-    def first_try(self, what: str) -> bool:
-        """True the first time that it is asked of."""
-        return self.tried(what) == 1
+
+def _strikes(fault: str, study: int) -> bool:
+    every, first = SELECTED.get(fault, (1, 0))
+    return study % every == first

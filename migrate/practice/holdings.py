@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import date
 
+from migrate.practice.encoding import Element
 from migrate.practice.faults import Conduct
-from migrate.practice.records import StudyRecord
+from migrate.practice.objects import huge_dataset
+from migrate.practice.records import CLASSES, InstanceRecord, SeriesRecord, StudyRecord
 from migrate.practice.studies import Archive
 
 NEW_STUDIES = 3
+PATH = "../../../../tmp/escaped"
+"""What a hostile PACS has for a UID."""
+_SERIES = {"private-class": "PRIVATE", "many-classes": "VARIED", "many-images": "TINY", "huge-image": "HUGE"}
+"""The kind of the series that a fault adds."""
 _NAMES = ((b"", b"\xfc\xff^\xfe"), (b"ISO IR 192", b"\x83\x8a^\x81"), (b"Not Supplied", b"\xcf\xe5\xf2^\xf0"))
 
 
@@ -29,8 +37,8 @@ class Holdings(Archive):
         self._grown: set[int] = set()
         self._shrunk: set[int] = set()
         self._gone: set[int] = set()
-        self._honest = not {"null-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing",
-                            "shrinking", "vanishing"} & set(conduct.faults)  # fmt: skip
+        self._honest = not {"null-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing", "shrinking", "vanishing",
+                            "vanishing-later", "path-rows", "shared-sop", *_SERIES} & conduct.names  # fmt: skip
 
     def __len__(self) -> int:
         return self._count + (NEW_STUDIES if self._new_day else 0)
@@ -52,7 +60,17 @@ class Holdings(Archive):
         elif number in self._grown or number in self._shrunk:
             (kind, count), *others = plain.shape
             known["shape"] = ((kind, count + (number in self._grown) - (number in self._shrunk)), *others)
+        added = tuple(
+            (kind, 1 if fault == "huge-image" else 3 if fault == "private-class" else int(value))
+            for fault, kind in _SERIES.items()
+            if (value := self._conduct.of(fault, number))
+        )
+        if added:
+            known["shape"] = (*known.get("shape", plain.shape), *added)  # type: ignore[misc]
         study = plain.but(**known) if known else plain
+        for fault, sop in (("path-rows", PATH), ("shared-sop", f"{self.root}.{number - 1}.1.1")):
+            if self._conduct.of(fault, number):
+                study = study.but(series=_renamed(study, sop))
         if "no-counts" in self._conduct:
             return study.but(claimed_off_by=None)
         if "wrong-counts" in self._conduct and number % 4 == 1:
@@ -74,6 +92,29 @@ class Holdings(Archive):
     def ranked(self, span: range) -> Iterator[StudyRecord]:
         return (study for study in super().ranked(span) if study.number not in self._gone)
 
+    # -- what its images are
+    def pieces(self, instance: InstanceRecord, more: Mapping[int, Element] | None = None) -> Iterable[bytes | memoryview]:
+        """The data set as it is sent, in pieces, so that a huge one is never held."""
+        if instance.sop_class != CLASSES["HUGE"]:
+            return (self.dataset(instance, more),)
+        number, series = self._numbers(instance.sop)[:2]
+        study = self.study(number)
+        mib = int(self._conduct.of("huge-image", number))
+        return huge_dataset(study, study.series[series - 1], instance, seed=self.seed, mib=mib, more=more or {})
+
+    def series_of(self, study: int, place: int) -> tuple[StudyRecord, SeriesRecord]:
+        plain = self._plain(study)
+        return plain, (plain if place <= len(plain.series) else self.study(study)).series[place - 1]
+
+    def truth(self) -> Iterator[tuple[str, str, str, bytes]]:
+        for study in self:
+            for series in study.series:
+                for instance in series.instances:
+                    digest = hashlib.sha256()
+                    for piece in self.pieces(instance):
+                        digest.update(piece)
+                    yield study.uid, series.uid, instance.sop, digest.digest()
+
     # -- what changes
     def asked_for_studies(self, asked: int) -> None:
         """A STUDY query comes, the `asked`th."""
@@ -83,17 +124,20 @@ class Holdings(Archive):
 
     def showed_study(self, study: StudyRecord) -> None:
         """A STUDY row has been sent."""
-        if "vanishing" in self._conduct and study.number % 8 == 6:
+        if self._conduct.of("vanishing", study.number):
             with self._lock:
                 self._gone.add(study.number)
 
     def showed_images(self, study: StudyRecord) -> None:
         """An IMAGE query has been answered."""
         with self._lock:
-            if "growing" in self._conduct and study.number % 5 == 2 and study.shape:
+            if self._conduct.of("growing", study.number) and study.shape:
                 self._grown.add(study.number)
-            if "shrinking" in self._conduct and study.number % 6 == 1 and study.instance_count > 1:
+            if self._conduct.of("shrinking", study.number) and study.instance_count > 1:
                 self._shrunk.add(study.number)
+            later = self._conduct.of("vanishing-later", study.number)
+            if later and self._conduct.tried(f"listed {study.uid}") >= len(study.shape):
+                self._gone.add(study.number)
 
     # -- what is known of it
     def findable(self) -> Iterator[StudyRecord]:
@@ -122,6 +166,13 @@ class Holdings(Archive):
     @property
     def vanished(self) -> set[str]:
         return {f"{self.root}.{number}" for number in self._gone}
+
+
+def _renamed(study: StudyRecord, sop: str) -> tuple[SeriesRecord, ...]:
+    """The series of a study whose last image goes by another SOP Instance UID."""
+    *others, last = study.series
+    *images, image = last.instances
+    return (*others, replace(last, instances=(*images, replace(image, sop=sop, made_as=image.sop))))
 
 
 def is_broken(study: StudyRecord) -> bool:

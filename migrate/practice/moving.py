@@ -1,23 +1,23 @@
-"""C-MOVE's sub-operations: one association to the destination, a C-STORE an image, an answer each (PS3.4 C.4.2)."""
+"""C-MOVE's sub-operations: associations to the destination, a C-STORE an image, an answer each (PS3.4 C.4.2)."""
 
 from __future__ import annotations
 
-import itertools
-import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 from migrate.dicom import dimse
 from migrate.dicom.identifier import encode_identifier
-from migrate.dicom.negotiation import DATA, pdu
 from migrate.dicom.upper_layer import Association, ProposedContext, UpperLayerError
-from migrate.practice.encoding import Element
 from migrate.practice.faults import Conduct
+from migrate.practice.holdings import Holdings
 from migrate.practice.records import InstanceRecord, StudyRecord
-from migrate.practice.studies import Archive
+from migrate.practice.storing import Kind, Sender, planned_deeds
 
 CANNOT_SEND = 0xA702
-_INSTITUTION = 0x00080080
+_MOST_KINDS = 120  # presentation contexts of one association: no more than 128 (PS3.8 9.3.2.2), and room for odd ones
+_WRAPPED = 65_530
+
+Work = list[tuple[StudyRecord, InstanceRecord]]
 
 
 def cancelled(association: Association, command: dimse.Command) -> bool:
@@ -32,11 +32,11 @@ def cancelled(association: Association, command: dimse.Command) -> bool:
 
 
 class Move:
-    """One C-MOVE: its counters, its answers, and its association to the destination (PS3.4 C.4.2.3)."""
+    """One C-MOVE: its counters, its answers, and its associations to the destination (PS3.4 C.4.2.3)."""
 
     def __init__(
         self,
-        archive: Archive,
+        holdings: Holdings,
         ae_title: str,
         conduct: Conduct,
         kept: Callable[[Association], AbstractContextManager[Association]],
@@ -44,78 +44,103 @@ class Move:
         association: Association,
         message: dimse.Message,
     ) -> None:
-        self._archive, self._ae_title, self._conduct, self._kept, self._pause = archive, ae_title, conduct, kept, pause
+        self._holdings, self._ae_title, self._conduct, self._kept, self._pause = holdings, ae_title, conduct, kept, pause
         self._association, self._message = association, message
+        self.study = -1  # the number of the first study that is asked for
         self.remaining = self.completed = self.failed = self.warned = 0
-        self.told = False  # the final answer is out already
+        self.told = False  # the final answer is out already, or is never to be given
         self._failures: list[str] = []
+
+    def fault(self, name: str) -> int | float:
+        """The fault's value if it strikes what is asked for."""
+        return self._conduct.of(name, self.study)
 
     def _tell(self, status: int) -> None:
         if self.told:
             return
         fields: dict[int, int | str] = {}
-        if "null-counters" not in self._conduct:
-            extra = 3 if "wrong-counters" in self._conduct else 0
+        if not self.fault("null-counters"):
+            extra = 3 if self.fault("wrong-counters") else _WRAPPED if self.fault("wrapped-counters") else 0
             counters = {dimse.COMPLETED: self.completed + extra, dimse.FAILED: self.failed, dimse.WARNING: self.warned}
             if status in (dimse.PENDING, dimse.CANCELLED):
                 counters[dimse.REMAINING] = self.remaining
-            fields.update((element, min(count, 0xFFFF)) for element, count in counters.items())
+            for element, count in counters.items():
+                wrapped = count & 0xFFFF if self.fault("wrapped-counters") else min(count, 0xFFFF)
+                fields[element] = 0 if self.fault("zero-counters") else wrapped
         context = self._association.contexts[self._message.context_id]
-        listed = bool(self._failures) and status not in (dimse.PENDING, dimse.SUCCESS)
+        named = self._named()
+        listed = bool(named) and status not in (dimse.PENDING, dimse.SUCCESS)
         if listed:
             fields[dimse.DATASET_TYPE] = 1
         self._association.send_command(context.id, dimse.response(self._message.command, status, fields))
         if listed:
-            uids = "\\".join(self._failures[:900])  # what fits into an explicit UI
+            uids = "\\".join(named[:900])  # what fits into an explicit UI
             answer = encode_identifier({dimse.FAILED_SOPS: uids}, context.transfer_syntax)
             self._association.send_dataset(context.id, answer)
 
+    def _named(self) -> list[str]:
+        """The failed images as they are told."""
+        if self._failures and self.fault("failed-unnamed"):
+            return []
+        if self._failures and self.fault("failed-misnamed"):
+            return [self._holdings.study(self.study).series[0].instances[0].sop]
+        return self._failures
+
     def end(self, status: int) -> None:
         """The final answer."""
+        if self.fault("never-final"):
+            self.told = True
         self._tell(status)
 
-    def send(self, work: list[tuple[StudyRecord, InstanceRecord]], destination: tuple[str, int]) -> None:
-        """Send everything over one association, telling after each, then the final answer."""
+    def send(self, work: Work, destination: tuple[str, int]) -> None:
+        """Send everything, telling after each, then the final answer."""
         if not work:
             return self.end(dimse.SUCCESS)
-        command = self._message.command
-        kinds = dict.fromkeys((instance.sop_class, instance.transfer_syntax) for _, instance in work)
-        contexts = [ProposedContext(sop_class, (syntax,)) for sop_class, syntax in kinds][:128]
-        called = command.text(dimse.MOVE_DESTINATION)
-        host, port = destination
-        try:
-            store = Association.request(host, port, calling=self._ae_title, called=called, contexts=contexts)
-        except UpperLayerError:
-            self.failed, self.remaining = len(work), 0
-            self._failures = [instance.sop for _, instance in work]
-            return self.end(CANNOT_SEND)
-        with self._kept(store):
-            try:
-                cancelled = self._send_all(store, work)
-            except (UpperLayerError, dimse.BadCommand):
-                store.close()
-                raise
-            store.release()
-        if cancelled:
-            return self.end(dimse.CANCELLED)
+        deeds = planned_deeds(self._conduct, work)
+        for share in _shares(work):
+            store = self._connect(share, destination)
+            if store is None:
+                left = [instance.sop for _, instance in work][self.completed + self.warned + self.failed :]
+                self.failed, self.remaining = self.failed + len(left), 0
+                self._failures += left
+                return self.end(CANNOT_SEND)
+            with self._kept(store):
+                try:
+                    stopped = self._send_all(store, share, deeds)
+                except (UpperLayerError, dimse.BadCommand):
+                    store.close()
+                    raise
+                store.release()
+            if stopped:
+                return self.end(dimse.CANCELLED)
         return self.end(dimse.SUBOPERATIONS_FAILED if self.failed or self.warned else dimse.SUCCESS)
 
-    def _send_all(self, store: Association, work: list[tuple[StudyRecord, InstanceRecord]]) -> bool:
+    def _connect(self, share: Work, destination: tuple[str, int]) -> Association | None:
+        kinds = dict.fromkeys((instance.sop_class, instance.transfer_syntax) for _, instance in share)
+        contexts = [ProposedContext(sop_class, (syntax,)) for sop_class, syntax in kinds]
+        if self.fault("even-contexts"):
+            contexts = [ProposedContext(one.abstract_syntax, one.transfer_syntaxes, 2 * number) for number, one in enumerate(contexts, 1)]
+            contexts.append(ProposedContext(dimse.VERIFICATION, (dimse.IMPLICIT_LE,), 2))
+        called = self._message.command.text(dimse.MOVE_DESTINATION)
+        try:
+            return Association.request(*destination, calling=self._ae_title, called=called, contexts=contexts)
+        except UpperLayerError:
+            return None
+
+    def _send_all(self, store: Association, share: Work, deeds: dict[str, str]) -> bool:
         """Send all; True when the peer cancelled. Raises UpperLayerError when the asking peer is gone."""
-        skipped, broken = self._planned_faults(work)
-        ids = {(context.abstract_syntax, context.transfer_syntax): context.id for context in store.contexts.values()}
-        numbers = itertools.count(1)
+        sender = Sender(self._holdings, self._conduct, self._pause, store, self._association.calling, self._message.command)
         slow_s = self._conduct.seconds("slow-answers")
-        for _, instance in work:
+        for study, instance in share:
             if slow_s:
                 self._pause(slow_s)
             if not self.told and "ignore-cancel" not in self._conduct and cancelled(self._association, self._message.command):
                 return True
-            context = ids.get((instance.sop_class, instance.transfer_syntax))
-            status = dimse.SUCCESS
-            if instance.sop not in skipped:
-                for _ in range(2 if "twice" in self._conduct else 1):
-                    status = self._store(store, context, instance, next(numbers), instance.sop in broken)
+            deed = deeds.get(instance.sop, "")
+            status = dimse.PROCESSING_FAILURE if deed == "fail" else dimse.SUCCESS
+            if deed not in ("skip", "fail"):
+                for again in range(2 if self._conduct.of("twice", study.number) or deed == "other-bytes" else 1):
+                    status = sender.store(study, instance, deed, again=bool(again))
             self.remaining = max(self.remaining - 1, 0)
             kind = dimse.classify(status)
             if kind is dimse.Kind.SUCCESS:
@@ -128,53 +153,16 @@ class Move:
             self._tell(dimse.PENDING)
         return False
 
-    def _planned_faults(self, work: list[tuple[StudyRecord, InstanceRecord]]) -> tuple[set[str], set[str]]:
-        """(SOP UIDs that are silently left out, SOP UIDs amid which the association is aborted)."""
-        skipped, broken = set(), set()
-        asked = {instance.sop for _, instance in work}
-        for study in {study.number: study for study, _ in work}.values():
-            sops = [instance.sop for series in study.series for instance in series.instances]
-            if "skip-one" in self._conduct and study.number % 3 == 0:
-                skipped.add(sops[-1])
-            if "skip-first" in self._conduct and self._conduct.first_try(f"skip {study.uid}"):
-                skipped.add(sops[-1])
-            if "abort-store" in self._conduct and study.number % 2 == 0:
-                first = next(sop for sop in sops[len(sops) // 2 :] + sops if sop in asked)
-                if self._conduct.first_try(f"abort {study.uid}"):
-                    broken.add(first)
-        return skipped, broken
 
-    def _store(self, store: Association, context: int | None, instance: InstanceRecord, number: int, broken: bool) -> int:
-        """One C-STORE; its status, or one of failure when it could not be done."""
-        if context is None or not store.open:
-            return dimse.SOP_CLASS_NOT_SUPPORTED
-        more: dict[int, Element] = {}
-        if "rewrites-headers" in self._conduct:
-            more[_INSTITUTION] = ("LO", f"PRACTICE {self._conduct.tried(f'rewrite {instance.sop}')}")
-        dataset = self._archive.dataset(instance, more)
-        fields: dict[int, int | str] = {
-            dimse.COMMAND_FIELD: dimse.C_STORE,
-            dimse.MESSAGE_ID: number & 0xFFFF,
-            dimse.SOP_CLASS: instance.sop_class,
-            dimse.SOP_INSTANCE: instance.sop,
-            dimse.PRIORITY: 0,
-            dimse.DATASET_TYPE: 1,
-        }
-        if "no-move-originator" not in self._conduct:
-            fields[dimse.ORIGINATOR] = self._association.calling
-            fields[dimse.ORIGINATOR_ID] = self._message.command.required(dimse.MESSAGE_ID)
-        request = dimse.encode_command(fields)
-        try:
-            store.send_command(context, request)
-            if broken:
-                half = dataset[: min(len(dataset) // 2, 8192)]
-                store._send(pdu(DATA, struct.pack(">LBB", len(half) + 2, context, 0) + half))
-                store.abort()
-                return dimse.PROCESSING_FAILURE
-            store.send_dataset(context, dataset)
-            answer = dimse.receive(store)
-            self._conduct.count("store")
-            return dimse.PROCESSING_FAILURE if answer is None else answer.command.required(dimse.STATUS)
-        except (UpperLayerError, dimse.BadCommand):
-            store.close()
-            return dimse.PROCESSING_FAILURE
+def _shares(work: Work) -> Iterator[Work]:
+    """What goes over one association each: no more kinds than it can have presentation contexts."""
+    share: Work = []
+    kinds: set[Kind] = set()
+    for study, instance in work:
+        kind = (instance.sop_class, instance.transfer_syntax)
+        if kind not in kinds and len(kinds) == _MOST_KINDS:
+            yield share
+            share, kinds = [], set()
+        share.append((study, instance))
+        kinds.add(kind)
+    yield share

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
 
 from migrate.practice import codestreams
 from migrate.practice.encoding import Element, encode, native_frame
@@ -67,6 +68,19 @@ def make_dataset(
     turn = instance.number * 3 + study.number
     frames_made = (packed or native_frame(pixels, turn + frame) for frame in range(frames))
     return encode(elements, instance.transfer_syntax, frames_made)
+
+
+def huge_dataset(
+    study: StudyRecord, series: SeriesRecord, instance: InstanceRecord, *, seed: int, mib: int, more: Mapping[int, Element]
+) -> Iterator[bytes | memoryview]:
+    """A multi-frame image with `mib` frames of one MiB each (not real code streams), made piece by piece."""
+    head = make_dataset(study, series, instance, seed=seed, pixels=2, more={**more, 0x00280008: ("IS", str(mib))})
+    yield head[: -len(codestreams.JPEG_LOSSLESS) - 16]  # but for its only frame and the delimiter
+    frame = bytes(range(256)) * 4096
+    for number in range(mib):
+        yield struct.pack("<HHLL", 0xFFFE, 0xE000, len(frame), number)
+        yield memoryview(frame)[4:]
+    yield struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
 
 
 def _references(study: StudyRecord, modality: str) -> dict[int, Element]:

@@ -22,7 +22,7 @@ from migrate.practice.faults import Conduct
 from migrate.practice.finding import Find
 from migrate.practice.holdings import Holdings
 from migrate.practice.matching import BadQuery, Match, Query
-from migrate.practice.moving import Move
+from migrate.practice.moving import CANNOT_SEND, Move, Work
 from migrate.practice.records import InstanceRecord
 from migrate.practice.studies import Archive
 
@@ -30,6 +30,7 @@ _FIND_MODELS = frozenset((dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND))
 _MOVE_MODELS = frozenset((dimse.STUDY_ROOT_MOVE, dimse.PATIENT_ROOT_MOVE))
 _STUDY_ROOT = frozenset((dimse.STUDY_ROOT_FIND, dimse.STUDY_ROOT_MOVE))
 _MODELS = _FIND_MODELS | _MOVE_MODELS | {dimse.VERIFICATION}
+_UNTIL_BUSY = 10  # associations
 
 
 class PracticePacs:
@@ -147,6 +148,10 @@ class PracticePacs:
         if request.called != self.ae_title:
             return Rejected(1, 1, 7)
         limit = self._conduct.number("association-limit")
+        busy = self._conduct.number("busy")
+        if busy and _UNTIL_BUSY < self._conduct.tried("busy") <= _UNTIL_BUSY + busy:
+            self._conduct.count("association rejected")
+            return Rejected(2, 3, 1)
         with self._room:
             # A peer that has just released finds its place free, however late that is noticed here.
             if limit is not None and not self._room.wait_for(lambda: self._inside < limit, 0.2):
@@ -233,22 +238,43 @@ class PracticePacs:
         except BadQuery:
             return move.end(dimse.IDENTIFIER_MISMATCH)
         destination = self.destinations.get(command.text(dimse.MOVE_DESTINATION))
-        if destination is None or "move-unknown" in self._conduct:
+        if destination is None:
             return move.end(dimse.DESTINATION_UNKNOWN)
         work = [(match.study, instance) for match in matches for instance in _instances(match)]
+        if matches:
+            move.study = matches[0].study.number
+            if move.fault("whole-study"):
+                work = [(match.study, instance) for match in dict.fromkeys(Match(match.study) for match in matches) for instance in _instances(match)]
         move.remaining = len(work)
-        if "success-nothing-sent" in self._conduct:
+        if (status := self._refusal(move, matches)) is not None:
+            return move.end(status)
+        if move.fault("never-answers"):
+            return None
+        if move.fault("success-nothing-sent"):
             move.remaining, move.completed = 0, len(work)
             return move.end(dimse.SUCCESS)
-        if "early-success" in self._conduct:
+        if move.fault("early-success") or move.fault("late-stores"):
             move.remaining, move.completed = 0, len(work)
             with self._lock:  # so that whoever has the answer can `drain`
                 move.end(dimse.SUCCESS)
                 move.told = True
                 self._late = [thread for thread in self._late if thread.is_alive()]
-                self._late.append(self._run(move.send, work, destination))
+                self._late.append(self._run(self._send_late, move, work, destination))
             return None
         return move.send(work, destination)
+
+    def _refusal(self, move: Move, matches: list[Match]) -> int | None:
+        """The status by which a C-MOVE ends before anything is sent."""
+        if move.fault("move-unknown"):
+            return dimse.DESTINATION_UNKNOWN
+        if status := move.fault("move-status"):
+            return int(status)
+        times = move.fault("move-busy")
+        return CANNOT_SEND if times and self._conduct.tried(f"busy {matches[0].study.uid}") <= times else None
+
+    def _send_late(self, move: Move, work: Work, destination: tuple[str, int]) -> None:
+        self._closing.wait(move.fault("late-stores"))
+        move.send(work, destination)
 
 
 def _instances(match: Match) -> Iterator[InstanceRecord]:

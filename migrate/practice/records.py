@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 JPEG_BASELINE, JPEG_LOSSLESS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70"
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
 
+PRIVATE_ROOT = "2.25.91748260315564820017364528190.1"
+"""SOP classes and a transfer syntax that are in no dictionary."""
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 CLASSES = {
     "CR": _STORAGE + "1",
@@ -25,6 +27,10 @@ CLASSES = {
     "SR": _STORAGE + "88.11",
     "PR": _STORAGE + "11.1",
     "KO": _STORAGE + "88.59",
+    "PRIVATE": PRIVATE_ROOT + ".1",
+    "VARIED": PRIVATE_ROOT + ".3",  # and one more number for each image
+    "TINY": _STORAGE + "7.4",  # true colour secondary captures
+    "HUGE": _STORAGE + "13.1.4",  # projection breast X-ray
 }
 _SYNTAXES = {
     "CR": (JPEG_LOSSLESS, IMPLICIT_LE, EXPLICIT_LE),
@@ -36,7 +42,12 @@ _SYNTAXES = {
     "SR": (EXPLICIT_LE, IMPLICIT_LE),
     "PR": (EXPLICIT_LE, IMPLICIT_LE),
     "KO": (EXPLICIT_LE, IMPLICIT_LE),
+    "PRIVATE": (PRIVATE_ROOT + ".2",),
+    "VARIED": (EXPLICIT_LE,),
+    "TINY": (EXPLICIT_LE,),
+    "HUGE": (JPEG_LOSSLESS,),
 }
+_MODALITIES = {"DBT": "MG", "PRIVATE": "OT", "VARIED": "OT", "TINY": "OT", "HUGE": "MG"}
 KINDS = ("CR", "CT", "MR", "US", "MG", "DBT")
 _FAMILY = (
     "NORDBERG",
@@ -60,6 +71,7 @@ class InstanceRecord:
     sop_class: str
     transfer_syntax: str
     number: int
+    made_as: str = ""  # the SOP Instance UID that the archive knows it by, where it goes by another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +176,13 @@ class StudyRecord:
 
 
 def _modality(kind: str) -> str:
-    return "MG" if kind == "DBT" else kind
+    return _MODALITIES.get(kind, kind)
 
 
 def _series(study: str, number: int, place: int, kind: str, count: int) -> SeriesRecord:
     syntaxes = _SYNTAXES[kind]
     syntax = syntaxes[(number // len(KINDS) + place - 1) % len(syntaxes)]
     uid = f"{study}.{place}"
-    images = (InstanceRecord(f"{uid}.{image}", CLASSES[kind], syntax, image) for image in range(1, count + 1))
+    classes = (f"{CLASSES[kind]}.{image}" if kind == "VARIED" else CLASSES[kind] for image in range(1, count + 1))
+    images = (InstanceRecord(f"{uid}.{image}", sop_class, syntax, image) for image, sop_class in enumerate(classes, 1))
     return SeriesRecord(uid, _modality(kind), tuple(images))

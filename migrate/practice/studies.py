@@ -14,7 +14,7 @@ from functools import lru_cache
 from migrate.practice.days import Days
 from migrate.practice.encoding import Element
 from migrate.practice.objects import make_dataset
-from migrate.practice.records import KINDS, InstanceRecord, StudyRecord
+from migrate.practice.records import KINDS, InstanceRecord, SeriesRecord, StudyRecord
 
 UID_ROOT = "2.25.91748260315564820017364528190"
 
@@ -95,12 +95,16 @@ class Archive:
     # -- making
     def dataset(self, instance: InstanceRecord, more: Mapping[int, Element] | None = None) -> bytes:
         """The encoded data set in the instance's own transfer syntax: the same bytes every time; `more` is put in."""
-        numbers = self._numbers(instance.sop)
+        numbers = self._numbers(instance.made_as or instance.sop)
         if len(numbers) != 3:
             raise KeyError("the instance is not of this archive")
-        study = self._plain(numbers[0])
-        series = study.series[numbers[1] - 1]
+        study, series = self.series_of(*numbers[:2])
         return make_dataset(study, series, instance, seed=self.seed, pixels=self.pixels, more=more or {})
+
+    def series_of(self, study: int, place: int) -> tuple[StudyRecord, SeriesRecord]:
+        """A study and its series of that place, from 1, as their images were made."""
+        record = self._plain(study)
+        return record, record.series[place - 1]
 
     def truth(self) -> Iterator[tuple[str, str, str, bytes]]:
         """(study, series, SOP, SHA-256 of the data set) of every instance."""

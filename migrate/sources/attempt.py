@@ -1,20 +1,31 @@
-"""One attempt at a study: its C-MOVEs, their time limits, and what came meanwhile."""
+"""One attempt at a study: its C-MOVEs, their time limits, and what came meanwhile.
+
+What the PACS says of a C-MOVE decides nothing; what has come does. Its answer only tells what to ask next: nothing more
+from a PACS that is out of resources, the rest in halves where a C-MOVE broke, so that one image that breaks every
+association is alone in the end.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
-from migrate.dicom.dimse import SUBOPERATIONS_FAILED, SUCCESS
+from migrate.dicom import dimse
+from migrate.dicom.dimse import Kind
 from migrate.dicom.move import MAX_SOPS, MoveResult, move
+from migrate.errors import MoveFailed, SourceError, SourceStalled
 from migrate.failpoints import reach
-from migrate.model import Received, StudyRef, Wanted
+from migrate.model import InstanceRef, Received, StudyRef, Wanted
 
 if TYPE_CHECKING:
     from migrate.sources.dimse_move import DimseMove
 
 _WAITS = 0.05
+_FRUITLESS = 20  # C-MOVEs in a row that broke or failed and brought nothing: halving 900 images down to one takes 11
+_STALLS = 3  # the same of those that stalled; one, where nothing has come of the study yet
+_AFTER_ALL = 6  # settle_s of silence once all that is wanted is here: no final answer comes any more
 
 
 class Arrivals:
@@ -23,39 +34,56 @@ class Arrivals:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.by_study: dict[str, set[tuple[str, str]]] = {}
+        self.counts: dict[str, int] = {}  # repeats included
+        self.last_at: dict[str, float] = {}
         self.total = 0
-        self.last_at = time.monotonic()
+        self.last: InstanceRef | None = None
 
     def add(self, received: Received) -> None:
         with self.lock:
             self.total += 1
-            self.last_at = time.monotonic()
             ref = received.ref
-            if ref is not None and ref.study in self.by_study:
-                self.by_study[ref.study].add((ref.series, ref.sop))
+            self.last = ref or self.last
+            study = ref.study if ref is not None else received.claimed[0]
+            if study in self.by_study:
+                self.counts[study] += 1
+                self.last_at[study] = time.monotonic()
+                if ref is not None:
+                    self.by_study[study].add((ref.series, ref.sop))
+
+    def begin(self, study: str) -> None:
+        """Keep account of what comes of this study, until `end`."""
+        with self.lock:
+            self.by_study[study], self.counts[study], self.last_at[study] = set(), 0, 0.0
+
+    def end(self, study: str) -> None:
+        with self.lock:
+            for table in (self.by_study, self.counts, self.last_at):
+                table.pop(study, None)
 
 
 class Attempt:
-    """One attempt at a study: its C-MOVEs, their time limits, and what came meanwhile."""
+    """One attempt at a study. Use as a context manager; `ask_all` asks, the rest tells what came of it."""
 
     def __init__(self, source: DimseMove, study: StudyRef, wanted: Wanted) -> None:
         self._source, self.study, self._wanted = source, study, wanted
-        self._began = time.monotonic()
-        self._asked = self._began
+        self._began = self._asked = self._heard = time.monotonic()
         self._turned_away = source.staging.turned_away
-        self.status: int | None = None
         self._results: list[MoveResult] = []
         self._whole: MoveResult | None = None
+        self._trouble: SourceError | None = None  # how the last C-MOVE that left something out ended, if not with Success
+        self._fruitless = self._stalls = self._count_before = 0
+        self._alone = False  # what is asked for is the only image that is still missing
+        self._move_id = 0
 
     def __enter__(self) -> Attempt:
-        with self._source.arrivals.lock:
-            self._source.arrivals.by_study[self.study.study] = set()
+        self._source.arrivals.begin(self.study.study)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._source.arrivals.lock:
-            self._source.arrivals.by_study.pop(self.study.study, None)
+        self._source.arrivals.end(self.study.study)
 
+    # -- what came
     def arrived(self) -> set[tuple[str, str]]:
         with self._source.arrivals.lock:
             return set(self._source.arrivals.by_study.get(self.study.study, ()))
@@ -69,7 +97,9 @@ class Attempt:
     def whole(self) -> bool:
         """Whether the study was asked for as a whole, and the PACS's answer leaves no doubt that all of it came."""
         result = self._whole
-        if result is None or result.failed or not (result.status == SUCCESS or (result.status == SUBOPERATIONS_FAILED and result.failed == 0)):
+        if result is None or result.failed or not (
+            result.status == dimse.SUCCESS or (result.status == dimse.SUBOPERATIONS_FAILED and result.failed == 0)
+        ):
             return False
         return (result.completed or 0) + (result.warning or 0) <= len(self.arrived())
 
@@ -78,64 +108,164 @@ class Attempt:
         before, self._turned_away = self._turned_away, self._source.staging.turned_away
         return self._turned_away > before and bool(self.missing()) and not self._too_long()
 
-    def ask_missing(self) -> None:
-        """By series where nothing of it is here, else by instance."""
+    @property
+    def status(self) -> int | None:
+        """The last C-MOVE status."""
+        return self._results[-1].status if self._results else None
+
+    @property
+    def ended(self) -> tuple[str | None, str]:
+        """(error, detail): how the C-MOVE ended that left something out, in numbers only; no error where it was with Success or B000."""
+        if self._trouble is not None:
+            return self._trouble.name, str(self._trouble)
+        if not self._results:
+            return None, "No answer."
+        result = self._results[-1]
+        return None, f"C-MOVE ended with status {result.status:04X}, {result.completed} completed, {result.failed} failed."
+
+    # -- asking
+    def ask_all(self, *, whole: bool) -> None:
+        """Ask for the study, then for what has not come of it. Raises errors of scope run; the others are `ended`'s."""
+        self._trouble, self._fruitless, self._stalls = None, 0, 0
+        if whole:
+            self._piece(None, ())
         arrived = {series for series, _ in self.arrived()} | self._wanted.begun
+        pieces: deque[tuple[str, tuple[str, ...]]] = deque()  # series, and instances of it where it is not the whole series
         for series, sops in self.missing().items():
-            if series not in arrived:
-                self.ask(series)
+            pieces += _cut(series, sops, MAX_SOPS) if series in arrived else [(series, ())]
+        while pieces and not self._is_over():
+            series, sops = pieces.popleft()
+            if not self._left(series, sops):
                 continue
-            for first in range(0, len(sops), MAX_SOPS):
-                self.ask(series, sops[first : first + MAX_SOPS])
+            self._piece(series, sops)
+            left = self._left(series, sops)
+            if left and len(sops) != 1 and self._is_worth_halving():
+                # Behind the pieces of which nothing bad is known, and the first half last: what breaks comes first of what is left.
+                pieces += reversed(_cut(series, left, min((len(left) + 1) // 2, MAX_SOPS)))
+
+    def _left(self, series: str, sops: tuple[str, ...]) -> tuple[str, ...]:
+        """What is missing of these instances of a series; of no instances: of the series."""
+        missing, asked = self.missing().get(series, ()), set(sops)
+        return tuple(sop for sop in missing if sop in asked) if sops else missing
+
+    def _is_worth_halving(self) -> bool:
+        """True where the last C-MOVE broke, or failed of more than one image; an honest "that one failed" needs no second asking."""
+        result = self._results[-1] if self._results else None
+        return self._trouble is not None or (result is not None and result.status == dimse.SUBOPERATIONS_FAILED and result.failed != 1)
+
+    def _is_over(self) -> bool:
+        stalls = 1 if self._wanted.whole and not self.arrived() else _STALLS
+        return self._stalls >= stalls or self._fruitless >= _FRUITLESS or bool(self._no_time())
+
+    def _piece(self, series: str | None, sops: tuple[str, ...]) -> None:
+        """One C-MOVE, unless enough was asked in vain. Raises errors of scope run."""
+        if self._is_over() or (self._trouble is not None and _is_refused(self._results)):
+            return
+        self._alone = sum(map(len, self.missing().values())) == 1
+        before = len(self.arrived())
+        try:
+            self.ask(series, sops)
+            self._trouble = _trouble(self._results[-1], self.study)
+        except SourceError as error:
+            if error.scope == "run":
+                raise
+            self._trouble = error
+            if isinstance(error, SourceStalled):
+                self._stalls += 1
+            else:
+                self._settle(None)
+            self._source.receiver.drop(self._move_id)
+        if len(self.arrived()) > before:
+            self._fruitless = self._stalls = 0
+        elif self._is_worth_halving():
+            self._fruitless += 1
 
     def ask(self, series: str | None = None, sops: tuple[str, ...] = ()) -> None:
         """One C-MOVE and its late stores. Raises SourceError."""
-        patient = self._source.patient_of(self.study)
-        with self._source.place():
-            self._asked = time.monotonic()
+        source = self._source
+        patient = source.patient_of(self.study)
+        with source.place():
+            self._asked = self._heard = time.monotonic()
+            self._count_before = self._count()
+            self._move_id = source.next_move_id()
             reach("move-asked")
             result = move(
-                self._source.peer,
-                self._source.title,
-                study=self.study.study,
-                series=series,
-                sops=sops,
-                patient=patient,
-                should_stop=self._too_long,
-            )
+                source.peer, source.title, study=self.study.study, series=series, sops=sops, patient=patient,
+                message_id=self._move_id, should_stop=self._too_long, heard=self._note,
+            )  # fmt: skip
         reach("move-answered")
-        self.status = result.status
         self._results.append(result)
         if series is None:
             self._whole = result
-        self.settle()
+        self._settle(result)
 
-    def settle(self) -> None:
-        """Wait for late C-STOREs until `settle_s` passes without a byte, or all that is wanted is here."""
-        settle_s = self._source.settings.settle_s
-        result = self._results[-1] if self._results else None
-        if result is not None and result.status == 0 and result.completed is not None and result.completed <= len(self.arrived()):
-            return
+    def _note(self) -> None:
+        self._heard = time.monotonic()
+
+    def _count(self) -> int:
+        with self._source.arrivals.lock:
+            return self._source.arrivals.counts.get(self.study.study, 0)
+
+    def _settle(self, result: MoveResult | None) -> None:
+        """Wait for late C-STOREs until `settle_s` passes without a byte, or all that is wanted is here.
+
+        None are late where so many have come as the PACS says that it has sent, or where it refused.
+        """
+        if result is not None:
+            came = self._count() - self._count_before
+            if _trouble(result, self.study) and not result.completed and not came:
+                return
+            if result.completed is not None and (0 < result.completed <= came or (result.failed and not result.completed)):
+                return
         while self.missing() and not self._source.stopped.wait(_WAITS):
-            if time.monotonic() - max(self._last_sign(), self._asked) >= settle_s or self._too_long():
+            if time.monotonic() - self._last_sign() >= self._source.settings.settle_s or self._no_time():
                 return
 
+    # -- time
     def _last_sign(self) -> float:
-        return max(self._source.receiver.last_byte_at or 0.0, self._source.arrivals.last_at)
+        """When a byte came last that may serve this study."""
+        with self._source.arrivals.lock:
+            arrived_at = self._source.arrivals.last_at.get(self.study.study, 0.0)
+        return max(arrived_at, self._asked, self._heard, self._source.receiver.last_byte_at(self._move_id))
 
-    def _too_long(self) -> str | None:
-        now = time.monotonic()
+    def _no_time(self) -> str | None:
         if self._source.stopped.is_set():
             return "The run is being stopped."
-        if now - self._began > self._source.settings.attempt_s:
+        if time.monotonic() - self._began > self._source.settings.attempt_s:
             return f"The attempt took longer than {self._source.settings.attempt_s:g} s."
-        if now - max(self._last_sign(), self._asked) > self._source.settings.stall_s:
-            return f"Nothing came from the PACS for {self._source.settings.stall_s:g} s."
         return None
 
-    def said(self) -> str:
-        """What the PACS's last answer said, in numbers only."""
-        if not self._results:
-            return "No answer."
-        result = self._results[-1]
-        return f"C-MOVE ended with status {result.status:04X}, {result.completed} completed, {result.failed} failed."
+    def _too_long(self) -> str | None:
+        """Why the C-MOVE under way is waited for no longer."""
+        if reason := self._no_time():
+            return reason
+        now, settings = time.monotonic(), self._source.settings
+        silent_s = now - self._last_sign()
+        if silent_s > settings.stall_s:
+            return f"Nothing came from the PACS for {settings.stall_s:g} s."
+        wanted = bool(self._wanted.series)
+        if wanted and silent_s > _AFTER_ALL * settings.settle_s and not self.missing():
+            return "All images that are listed have come, but no final answer."
+        with self._source.arrivals.lock:
+            since = max(self._source.arrivals.last_at.get(self.study.study, 0.0), self._asked)
+        left_s = self._began + settings.attempt_s - since
+        if not self._alone and now - since > left_s / 2:  # the other half is for the images behind the one that does not end
+            return f"Bytes came from the PACS, but no whole image for {now - since:.0f} s."
+        return None
+
+
+def _cut(series: str, sops: tuple[str, ...], size: int) -> list[tuple[str, tuple[str, ...]]]:
+    return [(series, sops[first : first + size]) for first in range(0, len(sops), size)]
+
+
+def _trouble(result: MoveResult, study: StudyRef) -> MoveFailed | None:
+    """The error that a final answer stands for; None for Success and for B000, which says that some did not go."""
+    if dimse.classify(result.status) in (Kind.SUCCESS, Kind.WARNING):
+        return None
+    said = dimse.describe(dimse.C_MOVE, result.status)
+    return MoveFailed(f"C-MOVE of study {study.study} ended with {said}, {result.completed} completed, {result.failed} failed.")
+
+
+def _is_refused(results: list[MoveResult]) -> bool:
+    """True where the PACS said last that it is out of resources (A7xx): asking for more would not help it."""
+    return bool(results) and dimse.classify(results[-1].status) is Kind.REFUSED

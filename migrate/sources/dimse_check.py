@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from migrate.dicom.scu import FindSession, echo
@@ -22,7 +23,7 @@ def check(source: DimseMove) -> list[Finding]:
     try:
         echo(source.peer)
         findings.append(Finding("C-ECHO", "ok", f"{source.settings.ae_title} answers.", part="source"))
-        study = _sample(source)
+        study = sample(source)
         if study is None:
             findings.append(Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source"))
             return findings
@@ -33,17 +34,18 @@ def check(source: DimseMove) -> list[Finding]:
     return findings
 
 
-def _sample(source: DimseMove) -> StudyPlanned | None:
-    """A study with images, from the newest months back; the first rows are enough."""
+def sample(source: DimseMove, besides: Collection[str] = ()) -> StudyPlanned | None:
+    """A study with images, from the newest months back; the first rows are enough. `besides`: none of these."""
     with source.asking() as session:
         if source.patients.insists(session):
-            return _sample_of_patients(source, session)
+            return _sample_of_patients(source, session, besides)
     today = datetime.date.today()
     windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
     for window in [*windows, Window(None, None, "all")]:
         with contextlib.suppress(QueryFailed):
             with contextlib.closing(source.studies(window)) as found:
-                rows = [row for _, row in zip(range(5), found, strict=False)]
+                others = (row for row in found if row.study.study not in besides)
+                rows = [row for _, row in zip(range(5), others, strict=False)]
             for row in rows:
                 plan = source.instances(row.study)
                 if any(series.sops for series in plan.series):
@@ -51,11 +53,11 @@ def _sample(source: DimseMove) -> StudyPlanned | None:
     return None
 
 
-def _sample_of_patients(source: DimseMove, session: FindSession) -> StudyPlanned | None:
+def _sample_of_patients(source: DimseMove, session: FindSession, besides: Collection[str]) -> StudyPlanned | None:
     for patient in list(source.patients.some(session, 5)):
         for row in list(source.rows(session, Window(None, None, "all"), {PATIENT_ID: patient}, 0)):
             plan = source.listed(session, row.study, {PATIENT_ID: patient})
-            if any(series.sops for series in plan.series):
+            if row.study.study not in besides and any(series.sops for series in plan.series):
                 return plan
     return None
 
@@ -68,4 +70,4 @@ def _check_move(source: DimseMove, plan: StudyPlanned) -> Finding:
         if attempt.arrived():
             return Finding("C-MOVE", "ok", "The PACS sends to us.", part="source")
     hint = NothingSent.default_hint
-    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.said()}).", hint, "source")
+    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.ended[1]}).", hint, "source")

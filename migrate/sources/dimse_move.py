@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -10,9 +11,10 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from migrate.config import ReceiverConfig, SourceSettings
+from migrate.dicom import dimse
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import FindSession
-from migrate.errors import NothingSent, QueryRefused, SourceError, SourceStalled
+from migrate.errors import MoveDestinationUnknown, MoveFailed, QueryRefused, SourceError, SourceStalled, VanishedAtSource
 from migrate.model import (
     Finding,
     Received,
@@ -26,6 +28,7 @@ from migrate.model import (
 )
 from migrate.sources import dimse_check, study_rows
 from migrate.sources.attempt import Arrivals, Attempt
+from migrate.sources.breaker import Breaker
 from migrate.sources.patients import Patients
 from migrate.sources.peers import addresses, peer_of
 from migrate.staging import Staging, local_error
@@ -33,8 +36,8 @@ from migrate.staging import Staging, local_error
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 _MODALITY, _SERIES_COUNT, _PATIENT_ID = 0x00080060, 0x00201209, study_rows.PATIENT_ID
 _WAITS = 0.05
-_EMPTY_SUCCESSES = 3
 _ROOM_S = 30.0  # how long uploads may take to release the next staged file
+_UNKNOWN_HERE = "For this study the PACS does not know us as a destination (A801), though it sends others."
 
 
 class DimseMove:
@@ -58,7 +61,7 @@ class DimseMove:
         self.stopped = threading.Event()
         self.title = receiver.ae_title
         self.peer = peer_of(settings, receiver)
-        self._empty_successes: set[str] = set()
+        self._move_ids, self._breaker = itertools.count(), Breaker(self)
         self.patients = Patients(self.stopped)
         self.receiver = Receiver(
             ReceiverSettings(
@@ -70,6 +73,7 @@ class DimseMove:
                 receiver.max_pdu,
                 "durable" if receiver.ack == "durable" else "received",
                 idle_s=settings.stall_s,
+                dataset_s=settings.attempt_s,
                 transfer_syntax_order=receiver.transfer_syntaxes,
                 tls=receiver.tls,
             ),
@@ -168,37 +172,45 @@ class DimseMove:
         with self.asking() as session:
             return self.patients.of(session, study.study) if self.patients.insists(session) else None
 
+    def next_move_id(self) -> int:
+        """A message ID for a C-MOVE: what comes of it can name it (PS3.7 9.1.1.1.11)."""
+        return next(self._move_ids) % 0xFFFF + 1
+
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         """Ask for the whole study, then for what is still missing by series and by instance, within one attempt.
 
         What our own disk turned away is asked for again, within the same attempt, as uploads make room. Raises LocalError
-        where they do not: a full disk is no failure of the study.
+        where they do not: a full disk is no failure of the study. Raises also NothingSent and SendingStopped.
         """
-        attempt = Attempt(self, study, wanted)
-        with attempt:
-            error, detail = self._asked(attempt, whole=wanted.whole)
-            while attempt.was_turned_away():
-                taken, seen = self.arrivals.total, self.staging.turned_away
-                self._await_room()
-                error, detail = self._asked(attempt, whole=False)
-                if self.arrivals.total == taken and self.staging.turned_away > seen and self.staging.trouble:
-                    raise local_error(self.staging.trouble, "receiving images") from self.staging.trouble
-            if attempt.status == 0 and not attempt.arrived() and attempt.missing():
-                self._nothing_came(study)
-            return RetrieveEnded(study, attempt.status, error, detail or attempt.said(), attempt.whole())
+        with Attempt(self, study, wanted) as attempt:
+            try:
+                attempt.ask_all(whole=wanted.whole)
+                while attempt.was_turned_away():
+                    taken, seen = self.arrivals.total, self.staging.turned_away
+                    self._await_room()
+                    attempt.ask_all(whole=False)
+                    if self.arrivals.total == taken and self.staging.turned_away > seen and self.staging.trouble:
+                        raise local_error(self.staging.trouble, "receiving images") from self.staging.trouble
+            except MoveDestinationUnknown:
+                if not self._breaker.sends(study):
+                    raise
+                return RetrieveEnded(study, dimse.DESTINATION_UNKNOWN, MoveFailed.__name__, _UNKNOWN_HERE)
+            error, detail = attempt.ended
+            if not attempt.missing() or attempt.arrived() or self.stopped.is_set():
+                return RetrieveEnded(study, attempt.status, error, detail, attempt.whole())
+            if attempt.status is not None and self._has_vanished(study):
+                return RetrieveEnded(study, attempt.status, VanishedAtSource.__name__, "The PACS lists no image of it any more.")
+        self._breaker.nothing_came(study, success=attempt.status == 0)
+        return RetrieveEnded(study, attempt.status, error, detail, attempt.whole())
 
-    def _asked(self, attempt: Attempt, *, whole: bool) -> tuple[str | None, str]:
-        """Ask once; (error, detail) of a failure that reaches no further than the study."""
+    def _has_vanished(self, study: StudyRef) -> bool:
+        """Whether the PACS lists no image of it any more. Raises errors of scope run."""
         try:
-            if whole:
-                attempt.ask()
-            attempt.ask_missing()
-        except SourceError as failure:
-            if failure.scope == "run":
+            return not any(series.sops for series in self.instances(study).series)
+        except SourceError as error:
+            if error.scope == "run":
                 raise
-            attempt.settle()
-            return failure.name, str(failure)
-        return None, ""
+            return False
 
     def _await_room(self) -> None:
         """Wait while uploads release staged files, until nothing is staged any more."""
@@ -207,14 +219,6 @@ class DimseMove:
             if self.staging.held_bytes < held:
                 since = time.monotonic()
             held = self.staging.held_bytes
-
-    def _nothing_came(self, study: StudyRef) -> None:
-        """Success with nothing sent, for three studies, while nothing has ever come: a wrong address at the PACS."""
-        if self.arrivals.total:
-            return
-        self._empty_successes.add(study.study)
-        if len(self._empty_successes) >= _EMPTY_SUCCESSES:
-            raise NothingSent("The PACS reported Success for three studies and has not sent a single image.")
 
     def check(self) -> list[Finding]:
         """C-ECHO, C-FIND, and a C-MOVE of one instance to ourselves."""

@@ -96,7 +96,7 @@ class Sample:
             return
         syntaxes = dict.fromkeys(received.transfer_syntax for received in everything)
         yield HabitLearned("transfer_syntaxes", " ".join(syntaxes), f"{len(syntaxes)} transfer syntaxes came in the sample.")
-        named = all(received.names_move for received in everything)
+        named = all(received.move is not None for received in everything)
         yield HabitLearned("move_originator", "yes" if named else "no",
                     "The C-STOREs name the C-MOVE they belong to." if named else "C-STOREs do not name the C-MOVE they belong to.")  # fmt: skip
         both = first.received.keys() & second.received.keys()

@@ -1,0 +1,64 @@
+"""Tells a PACS that sends nothing any more from studies that it does not send.
+
+One study of which nothing comes is that study's failure. Many in a row may be the PACS's: before the next one is blamed, an
+image that is known to come is asked for. If that comes, the studies are to blame; if not, the run is told, and no study
+is parked for it.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from migrate.errors import NothingSent, SendingStopped, SourceError
+from migrate.model import InstanceRef, StudyRef, Wanted
+from migrate.sources import dimse_check
+from migrate.sources.attempt import Attempt
+
+if TYPE_CHECKING:
+    from migrate.sources.dimse_move import DimseMove
+
+_AT_FIRST, _LATER = 3, 10  # different studies in a row: while nothing has ever come, and after that
+
+
+class Breaker:
+    """Counts studies in a row of which nothing came; thread-safe."""
+
+    def __init__(self, source: DimseMove) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self._studies: set[str] = set()
+        self._total = 0  # arrivals, when the first of them failed
+
+    def nothing_came(self, study: StudyRef, *, success: bool) -> None:
+        """A study of which nothing came, though the PACS answered. Raises NothingSent, SendingStopped and what asking once more raises."""
+        with self._lock:
+            if self._source.arrivals.total != self._total:
+                self._studies, self._total = set(), self._source.arrivals.total
+            self._studies.add(study.study)
+            if len(self._studies) < (_LATER if self._total or not success else _AT_FIRST) or self.sends(study):
+                return
+            count = len(self._studies)
+            if success and not self._total:
+                raise NothingSent(f"The PACS reported Success for {count} studies and has not sent a single image.")
+            raise SendingStopped(f"The PACS has sent nothing of the last {count} studies, nor an image that it should be able to send.")
+
+    def sends(self, other_than: StudyRef) -> bool:
+        """Whether an image comes that came before, or else one of another study. Raises errors of scope run."""
+        before = self._source.arrivals.total
+        ref = self._source.arrivals.last or self._sample(other_than)
+        if ref is not None:
+            try:
+                # Not entered: another worker may be at this study, and keeps account of what comes of it.
+                Attempt(self._source, StudyRef(ref.study), Wanted(False, {ref.series: (ref.sop,)})).ask(ref.series, (ref.sop,))
+            except SourceError as error:
+                if error.scope == "run":
+                    raise
+        return self._source.arrivals.total > before
+
+    def _sample(self, other_than: StudyRef) -> InstanceRef | None:
+        plan = dimse_check.sample(self._source, besides=self._studies | {other_than.study})
+        if plan is None:
+            return None
+        series = next(series for series in plan.series if series.sops)
+        return InstanceRef(plan.study.study, series.series, series.sops[0])
