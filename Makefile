@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts dossier-damages clean
+.PHONY: demo test lint bench power-cuts dossier-damages mutations clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -37,6 +37,9 @@ power-cuts: $(VENV)/installed
 
 dossier-damages: $(VENV)/installed
 	DOSSIER_DAMAGES=$${DOSSIER_DAMAGES:-5000} $(BIN)/python -m pytest -s --timeout 0 tests/integration/test_dossier_verifier.py
+
+mutations: $(VENV)/installed
+	MUTATIONS=$${MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 3600 tests/unit/test_seals.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,305 @@
+"""Seals: what a page of code makes of docs/proof.md agrees with them, and every change of what they cover is found and named."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import re
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate.manifest import Manifest, decisions
+from migrate.manifest.audit import Audited, audit
+from migrate.manifest.file import open_reader
+from migrate.manifest.population import Population
+from migrate.manifest.sealed import inclusion_proofs, migration_root
+from tests import filled
+from tests.proof_reader import proof_holds, recomputed
+
+from migrate.model import (  # isort: skip
+    DestinationLost, Failed, HabitLearned, InstanceState, InstanceVerified, Noted, Proof, RetrieveEnded, StagedLost, StudyRef, Window,
+    WindowFailed, WindowJudged,
+)
+
+MUTATIONS = int(os.environ.get("MUTATIONS", "300"))
+SEED = int(os.environ.get("MUTATION_SEED", "1"))
+SEALED = {
+    "meta": "key, value", "run": "*", "habit": "*", "quarantine": "*", "acceptance": "*", "revocation": "*", "event": "*", "seal": "*",
+    "window": "id, sweep, axis, lo, hi, time_lo, time_hi, modality, parent, part_by, purpose, state, row_count, study_count, outside_count, error, "
+              "detail, suspicion, blocks, accepted_by, accepted_reason, answered_at",
+    "study": "id, uid, state, date, modalities, claimed_instances, claimed_by_series, time, listed_instances, attempts, error, detail, "
+             "found_at, changed_at",
+    "series": "*", "instance": "*", "copy": "*", "state_name": "*", "transition": "*", "uid_name": "*",
+}  # fmt: skip
+
+USED = {  # rows that nothing refers to claim nothing
+    "series": "WHERE id IN (SELECT series_id FROM instance)",
+    "uid_name": "WHERE id IN (SELECT sop_class_id FROM instance UNION SELECT transfer_syntax_id FROM instance)",
+}
+
+
+def fill(manifest: Manifest) -> None:
+    """Something of everything that a manifest can hold."""
+    window = filled.swept(manifest, "1.1", "1.2", "1.3", "1.4", "1.5", claimed=3)
+    filled.migrated(manifest, "1.1", "1.1.1.1", "1.1.1.2", "1.1.1.3", proof=Proof.ATTESTED)
+    filled.migrated(manifest, "1.2", "1.2.1.1", "1.2.1.2")
+    manifest.commit([HabitLearned("cap", "500", "it's a \t tab"), WindowJudged(window, "an odd answer", True)])
+    decisions.accept_window(manifest, f"w{window}", "known", "j.doe")
+    # a second content, quarantined bytes, something unlisted
+    filled.planned(manifest, "1.3", "1.3.1.1", "1.3.1.2", "1.3.1.3")
+    strange = filled.received("1.3", "1.3.1.9")
+    bad = filled.came(filled.received("1.3", "1.3.1.2", "bad", quarantine="its UIDs are not the command's", claimed=("1.3", "1.3.1", "1.3.1.2")))
+    object.__setattr__(bad.received, "ref", None)
+    manifest.commit([filled.came(filled.received("1.3", "1.3.1.1")), filled.came(filled.received("1.3", "1.3.1.1", "other")), bad,
+                     filled.came(strange), filled.came(filled.received("1.3", "1.3.1.1", "third"))])  # fmt: skip
+    manifest.commit([filled.came(filled.received("1.3", "1.3.1.2")), RetrieveEnded(StudyRef("1.3"), 0)])
+    copies = [item for item in filled.items(manifest, InstanceState.STAGED) if item.copy]
+    manifest.commit([StagedLost(copies[0], "gone")])
+    filled.proven(manifest)
+    decisions.accept_quarantined(manifest, "q1", "looked at", "j.doe")
+    # steps back: proof raised, object lost, another object in its place
+    proven = {item.ref.sop: item for _, part in Population(manifest.connection).series() for item in part if not item.copy}
+    manifest.commit([InstanceVerified(proven["1.1.1.1"], Proof.READ_BACK), InstanceVerified(proven["1.1.1.2"], Proof.READ_BACK)])
+    manifest.commit([DestinationLost(proven["1.1.1.2"], False, "gone"), DestinationLost(proven["1.2.1.1"], True, "other bytes")])
+    manifest.commit([filled.came(filled.received("1.2", "1.2.1.1")), RetrieveEnded(StudyRef("1.2"), 0)])
+    filled.proven(manifest)
+    # decisions
+    manifest.commit([Failed(StudyRef("1.4"), "plan", "VanishedAtSource", "gone", retryable=False)])
+    decisions.accept(manifest, ["1.4"], "it's a test", "j.doe")
+    decisions.revoke(manifest, ["1.4"], "a mistake", "a.roe")
+    decisions.exclude(manifest, ["1.5"], "a phantom", "j.doe")
+    other = filled.asked(manifest, 2, Window("20210101", "20211231"), Window("20220101", None))
+    manifest.commit([WindowFailed(other[0], "SourceRefused", "A700", False), Noted("links", "one line\nand another", "1.1")])
+    manifest.end_run(3)
+    manifest.begin_run("accept", "a.roe", "")
+    manifest.end_run(0)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed manifest with something of everything."""
+    folder = tmp_path_factory.mktemp("sealed")
+    with filled.fresh_manifest(folder) as manifest:
+        fill(manifest)
+    return folder / "m.db"
+
+
+def in_memory(file: Path) -> sqlite3.Connection:
+    with contextlib.closing(sqlite3.connect(file)) as stored:
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        stored.backup(copy)
+    return copy
+
+
+def audited(file: Path) -> Audited:
+    with contextlib.closing(open_reader(file)) as reader:
+        return audit(reader, "p/")
+
+
+def test_a_page_of_code_computes_every_seal_from_rows_and_events(file: Path) -> None:
+    """From docs/proof.md alone, also the seals over steps that were taken back since."""
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        sealed = [row[0] for row in database.execute("SELECT lower(hex(sha256)) FROM seal ORDER BY id")]
+        kinds = {kind for (kind,) in database.execute("SELECT DISTINCT kind FROM event")}
+        copies = {state for (state,) in database.execute("SELECT DISTINCT state FROM copy")}
+    assert {"instance fell back", "copy fell back", "proof raised", "instance lies beside", "revocation row", "instance unexpected"} <= kinds
+    assert copies == {0, 3}
+    assert recomputed(file) == sealed
+
+
+def test_what_nobody_touched_holds(file: Path) -> None:
+    """The audit finds nothing in a manifest that only the tool has written, and counts what it has seen."""
+    found = audited(file)
+    assert found.troubles == []
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        assert (found.seals, found.head) == database.execute("SELECT id, sha256 FROM seal ORDER BY id DESC").fetchone()
+        assert found.events == database.execute("SELECT max(id) FROM event").fetchone()[0]
+        assert found.root == migration_root(database, "p/").sha256
+
+
+def test_every_image_is_proven_to_be_under_the_root_without_naming_another(file: Path) -> None:
+    """A page of code follows the proof of each to the root; a proof in which anything is changed leads elsewhere."""
+    with contextlib.closing(open_reader(file)) as reader:
+        root = migration_root(reader, "p/")
+        sops = [sop for (sop,) in reader.execute("SELECT DISTINCT sop_uid FROM instance WHERE state = 3")]
+        proofs = {sop: inclusion_proofs(reader, sop, "p/") for sop in sops}
+        assert inclusion_proofs(reader, "1.3.1.3", "p/") == [] == inclusion_proofs(reader, "9.9", "p/")
+    assert sum(map(len, proofs.values())) == root.instances > len(sops)  # a copy has a proof of its own
+    for sop, each in proofs.items():
+        for proof in each:
+            assert proof_holds(proof)
+            assert proof["root"] == root.sha256.hex()
+            assert not any(other in json.dumps(proof) for other in sops if other != sop)
+            for name in ("leaf", "study_leaf"):
+                assert not proof_holds(proof | {name: proof[name].replace('"1.', '"2.', 1)})
+            assert not proof_holds(proof | {"path": [*proof["path"], "00" * 32]})
+            assert not proof_holds(proof | {"root": "00" * 32})
+
+
+# -- changes
+Change = Callable[[sqlite3.Connection, random.Random], tuple[str, str]]
+"""Changes something; returns what, and a pattern of which the audit must name one."""
+
+
+def content(database: sqlite3.Connection) -> list[Any]:
+    """Everything that is sealed, or follows from it."""
+    found = []
+    for table, columns in SEALED.items():
+        found.append(database.execute(f"SELECT {columns} FROM {table} {USED.get(table, '')} ORDER BY 1, 2").fetchall())
+    return [*found, database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name").fetchall()]
+
+
+@contextlib.contextmanager
+def lawless(database: sqlite3.Connection) -> Iterator[None]:
+    """As somebody writes who knows how: without triggers, checks and foreign keys, and all is in place again afterwards."""
+    triggers = database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
+        database.execute(f"DROP TRIGGER {name}")
+    database.execute("PRAGMA foreign_keys = OFF")
+    database.execute("PRAGMA ignore_check_constraints = ON")
+    yield
+    database.execute("PRAGMA ignore_check_constraints = OFF")
+    for _, sql in triggers:
+        database.execute(sql)
+
+
+def some_table(database: sqlite3.Connection, chance: random.Random) -> tuple[str, dict[str, Any], str]:
+    """A table, a row of it, and what finds the row again."""
+    table = chance.choice([table for table in SEALED if database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]])
+    keys = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[5]]
+    cursor = database.execute(f"SELECT * FROM {table} ORDER BY {', '.join(keys)}")
+    rows = cursor.fetchall()
+    row = dict(zip([column[0] for column in cursor.description], chance.choice(rows), strict=True))
+    return table, row, " AND ".join(f"{key} = {literal(row[key])}" for key in keys)
+
+
+def literal(value: Any) -> str:
+    return str(sqlite3.connect(":memory:").execute("SELECT quote(?)", (value,)).fetchone()[0])
+
+
+def place_of(database: sqlite3.Connection, table: str, row: dict[str, Any]) -> str:
+    """A pattern for what names that row."""
+    def seal(event: int) -> int:
+        return int(database.execute("SELECT coalesce(min(id), 0) FROM seal WHERE last_event >= ?", (event,)).fetchone()[0])
+
+    def study(condition: str) -> str:
+        return "|".join(re.escape(uid) for (uid,) in database.execute(f"SELECT uid FROM study WHERE id IN ({condition})")) or "belong to nothing"
+
+    match table:
+        case "event":
+            return rf"\bevents? {row['id']}\b|seal {seal(row['id'])}\b|under no seal"
+        case "study":
+            return re.escape(row["uid"])
+        case "series":
+            return study(str(row["study_id"]))
+        case "instance" | "copy":
+            return study(f"SELECT study_id FROM series WHERE id = {row['series_id']}")
+        case "meta":
+            return f"meta {row['key']}"
+        case "habit":
+            return f"habit {row['name']}"
+        case "window" | "quarantine":
+            return rf"\b{table[0]}{row['id']}\b"
+        case "seal":
+            return rf"seal {row['id']}\b|under no seal"
+        case "run" | "acceptance" | "revocation":
+            return rf"{table} {row['id']}\b"
+        case "uid_name":
+            return r"seal \d"
+        case _:
+            return table
+
+
+def alter(database: sqlite3.Connection, chance: random.Random) -> tuple[str, str]:
+    """Another value of the same kind in one column of one row."""
+    table, row, where = some_table(database, chance)
+    place = place_of(database, table, row)
+    column = chance.choice([name for name in row if SEALED[table] == "*" or name in SEALED[table].split(", ")])
+    old = row[column]
+    kind = next(each[2] for each in database.execute(f"PRAGMA table_info({table})") if each[1] == column)
+    new: Any = None
+    if old is None or chance.random() < 0.8:
+        if kind == "INTEGER":
+            new = chance.choice((0, 1, 2, 3, 4, 7, (old or 0) + 1, -5))
+        else:
+            new = chance.randbytes(32) if kind == "BLOB" else chance.choice((f"{old or ''}1", "1.2", "x", ""))
+    with contextlib.suppress(sqlite3.IntegrityError):  # another row has that value, or it may not be NULL
+        database.execute(f"UPDATE {table} SET {column} = {literal(new)} WHERE {where}")
+    return f"{table} {row}: {column} = {new!r}", place
+
+
+def delete(database: sqlite3.Connection, chance: random.Random) -> tuple[str, str]:
+    """One row less."""
+    table, row, where = some_table(database, chance)
+    place = place_of(database, table, row)
+    database.execute(f"DELETE FROM {table} WHERE {where}")
+    return f"{table} {row}: deleted", place
+
+
+def add(database: sqlite3.Connection, chance: random.Random) -> tuple[str, str]:
+    """One row more, much like another."""
+    table, row, _ = some_table(database, chance)
+    if "id" in row:
+        row["id"] = database.execute(f"SELECT max(id) + 1 FROM {table}").fetchone()[0]
+    for name in ("uid", "sop_uid", "key", "name", "file"):
+        if row.get(name):
+            row[name] += "7"
+    with contextlib.suppress(sqlite3.IntegrityError):
+        database.execute(f"INSERT INTO {table}({', '.join(row)}) VALUES ({', '.join(map(literal, row.values()))})")
+    return f"{table} {row}: added", place_of(database, table, row)
+
+
+def swap(database: sqlite3.Connection, chance: random.Random) -> tuple[str, str]:
+    """Two rows of the log, of the chain or of the instances change places, but for their keys."""
+    table, keys = chance.choice((("event", ("id",)), ("seal", ("id",)), ("instance", ("series_id", "sop_uid")), ("copy", ("series_id", "sop_uid"))))
+    cursor = database.execute(f"SELECT * FROM {table} ORDER BY {', '.join(keys)}")
+    names = [column[0] for column in cursor.description]
+    one, other = chance.sample(cursor.fetchall(), 2)
+    place = place_of(database, table, dict(zip(names, one, strict=True)))
+    columns = [name for name in names if name not in keys and not (table == "copy" and name == "dataset_sha256")]
+    for here, there in ((one, other), (other, one)):
+        mine, theirs = dict(zip(names, here, strict=True)), dict(zip(names, there, strict=True))
+        sets = ", ".join(f"{name} = {literal(theirs[name])}" for name in columns)
+        database.execute(f"UPDATE {table} SET {sets} WHERE {' AND '.join(f'{key} = {literal(mine[key])}' for key in keys)}")
+    return f"{table}: {one} and {other} swapped", place
+
+
+def cut(database: sqlite3.Connection, chance: random.Random) -> tuple[str, str]:
+    """The newest seals are gone, or the newest events, or both together as far as that goes without touching rows."""
+    seals, events = chance.choice(((1, 0), (0, 1), (1, 1)))
+    last = database.execute("SELECT max(id) FROM seal").fetchone()[0] - chance.randrange(1, 20)
+    event = database.execute("SELECT last_event FROM seal WHERE id = ?", (last,)).fetchone()[0]
+    if seals:
+        database.execute("DELETE FROM seal WHERE id > ?", (last,))
+    if events:
+        database.execute("DELETE FROM event WHERE id > ?", (event,))
+    return f"cut after seal {last}, event {event}: seals {seals}, events {events}", r"\bevents? \d|under seal \d|run \d"
+
+
+CHANGES: tuple[Change, ...] = (alter, alter, alter, delete, add, swap, cut)
+
+
+def test_every_change_of_what_is_sealed_is_found(file: Path) -> None:
+    """Random changes by somebody who drops the triggers first and puts them back; `make mutations` makes 10,000."""
+    original = in_memory(file)
+    before = content(original)
+    made = 0
+    for number in range(MUTATIONS):
+        chance = random.Random(SEED * 1_000_000 + number)
+        changed = sqlite3.connect(":memory:", isolation_level=None)
+        original.backup(changed)
+        with lawless(changed):
+            said, place = chance.choice(CHANGES)(changed, chance)
+        if content(changed) != before:
+            made += 1
+            found = "\n".join(map(str, audit(changed, "p/").troubles))
+            assert re.search(place, found), f"change {number}: {said}\nexpected {place}, said:\n{found or 'nothing'}"
+        changed.close()
+    original.close()
+    assert made > MUTATIONS * 0.8
