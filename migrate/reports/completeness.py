@@ -204,10 +204,10 @@ def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, anonymous: bool = False) -> None:
+def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, merkle: dict[str, Any] | None = None) -> None:
     """Write FILES into a folder that has none of them yet; memory does not grow with studies or exceptions. `at_ms`: when they are made.
 
-    `anonymous`: also report-anonymous.html, which names no study, image, person, place or machine.
+    `merkle`: of a dossier, the last seal and the Merkle root. It also has report-anonymous.html, which names no study, image, person, place or machine.
     """
     covered, reconciled = coverage(connection), reconciliation(connection)
     document = _report(connection, covered, reconciled, at_ms)
@@ -237,11 +237,11 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, ano
         "report": document, "open": what_is_open(connection, document), "table": by_year_and_modality(connection),
         "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": shown, "more_exceptions": more,
         "calendar": calendar(covered), "gaps": gaps_in_words(covered), "habits": _noteworthy(document["coverage"]["habits"]),
-        "kinds": sorted(kinds.items(), key=lambda pair: (pair[0][0], pair[0][1] or "")), "names": True,
+        "kinds": sorted(kinds.items(), key=lambda pair: (pair[0][0], pair[0][1] or "")), "names": True, "merkle": merkle,
         "blocking": sum(entry["blocks"] for entry in document["enumeration"]["suspicious"]),
     }  # fmt: skip
     _render(folder / "report.html", shows)
-    if anonymous:
+    if merkle:
         _render(folder / "report-anonymous.html", shows | {"names": False})
 
 

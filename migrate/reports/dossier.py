@@ -121,10 +121,11 @@ def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
         with Table(folder / name, columns) as table:
             for row in rows:
                 table.row(row)
-    (folder / "merkle.json").write_text(json.dumps(forest.document(connection), indent=1) + "\n", encoding="utf-8", newline="")
+    merkle = forest.document(connection)
+    (folder / "merkle.json").write_text(json.dumps(merkle, indent=1) + "\n", encoding="utf-8", newline="")
     shutil.copyfile(Path(__file__).with_name("verify_dossier.py"), folder / "verify_dossier.py")
     named = connection.execute("SELECT value FROM meta WHERE key = 'migration'").fetchone()
     objects.close(named[0] if named else "", at_ms)
-    completeness.write_files(connection, folder, at_ms=at_ms, anonymous=True)
+    completeness.write_files(connection, folder, at_ms=at_ms, merkle=merkle)
     lines = [sums_line(sha256(folder / each), each) for each in sorted(_FILES)]
     (folder / CONTENTS).write_text("".join(lines), encoding="utf-8", newline="")

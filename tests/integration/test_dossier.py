@@ -11,12 +11,16 @@ import json
 import shutil
 import subprocess
 import sys
+import zlib
 from collections import Counter
 from pathlib import Path
 
 import pydicom
 import pytest
 
+from migrate.dicom.part10 import read_header
+from migrate.practice.studies import Archive
+from tests import second_verifier
 from tests.runs import command, data_sets, practice
 
 
@@ -88,6 +92,30 @@ def test_the_tables_say_what_the_bucket_holds(migration: Path) -> None:
     assert sum(row["proven"] for row in document["reconciliation"]["rows"]) == states["verified"]
     assert "questions in clear text, images in clear text" in (migration / "dossier" / "report.html").read_text(encoding="utf-8")
     assert [(row["study"], row["series"], row["sop"]) for row in table] == sorted((row["study"], row["series"], row["sop"]) for row in table)
+
+
+def test_its_own_verifier_finds_that_all_of_it_holds(migration: Path) -> None:
+    """verify_dossier.py, with Python's library alone, agrees with the dossier of a real migration and with its objects; so does the second one."""
+    program = [sys.executable, "-I", str(migration / "dossier" / "verify_dossier.py"), str(migration / "dossier")]
+    done = subprocess.run([*program, "--objects", str(migration / "bucket")], capture_output=True, text=True, env={})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert second_verifier.holds(migration / "dossier", migration / "bucket")
+    merkle = json.loads((migration / "dossier" / "merkle.json").read_text())
+    for name in ("report.html", "report-anonymous.html"):
+        page = (migration / "dossier" / name).read_text(encoding="utf-8")
+        assert merkle["root"] in page and merkle["head"] in page
+
+
+def test_no_patient_is_named_anywhere(migration: Path) -> None:
+    """No file of the dossier holds a name, an ID or an accession number of a patient of the practice PACS, be it compressed or not."""
+    archive = Archive(6)
+    known = {word.encode() for study in archive for word in (study.patient_name, study.patient_name.partition("^")[0], study.patient_id, study.accession) if word}
+    for name, raw in files(migration / "dossier").items():
+        plain = gzip.decompress(raw) if name.endswith(".gz") else raw
+        if name == "inventory.dcm":
+            plain = zlib.decompress(raw[read_header(raw)[3] :], -15)
+        assert not [word for word in known if word in plain], name
+    assert len(known) > 12
 
 
 def test_equal_manifests_give_equal_bytes(migration: Path, tmp_path: Path) -> None:
