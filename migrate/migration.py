@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import functools
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from migrate.model import (
     WindowState,
 )
 from migrate.pipeline import Pipeline, Stage
-from migrate.sources import Source, open_source
+from migrate.sources import open_source
 from migrate.stages import census, work
 from migrate.stages.questions import first_windows
 from migrate.stages.selection import selection
@@ -103,6 +104,8 @@ class Migration:
         self._staging = Staging(self.config.staging, max_bytes=self.config.staging_max_bytes)
         self._staging.sweep({self._path(item) for item in self.queue.in_staging()})
         reach("staging-swept")
+        if not only_enumerate:
+            self._note_staging("staging opened")
         self._destination = shared_destination(self.config.destination)
         pipeline = Pipeline(
             self.manifest,
@@ -117,6 +120,7 @@ class Migration:
             self._note_links(pipeline)
             if not only_enumerate:
                 self._destination.prepare()
+                pipeline.note_contact("destination")
                 reach("destination-prepared")
             try:
                 self._round(pipeline, only_enumerate, watch)
@@ -128,9 +132,15 @@ class Migration:
             finally:
                 with contextlib.suppress(PacsMigrateError):
                     pipeline.close()
+                    if not only_enumerate:
+                        self._note_staging("staging left")
         self._staging.close()
         self._staging.tidy()
         reach("run-ended")
+
+    def _note_staging(self, kind: str) -> None:
+        """What lies in this machine's staging folder goes on record: the report tells which machine held what until when."""
+        self.manifest.commit([Noted(kind, json.dumps(self._staging.holding()))])
 
     def _note_links(self, pipeline: Pipeline) -> None:
         """Which links to the PACS are encrypted goes on record when it changes: the report has to tell it."""
@@ -152,7 +162,8 @@ class Migration:
         try:
             self._sweeps(pipeline, only_enumerate)
         except (SourceError, DestinationError) as error:
-            if watch is None or not error.retryable or not pipeline.contacted:
+            side = "source" if isinstance(error, SourceError) else "destination"
+            if watch is None or not error.retryable or not pipeline.contacted(side):
                 raise
             ended_by = error
         finally:
@@ -322,23 +333,3 @@ class Migration:
         count_listed(self.manifest, window_id)
         self.manifest.log("list added", "{found} of {values} values found, {added} studies added".format_map(addition.document()))
         return addition
-
-
-def check_source(config: Config) -> list[Any]:
-    """The source's part of the preflight: listens, asks, and lets the PACS send one instance to a scratch folder."""
-    staging = Staging(config.staging)
-    before = set(staging.incoming.iterdir())
-
-    def discard(received: Received) -> None:
-        received.path.unlink(missing_ok=True)
-
-    source: Source = open_source(config, staging, lambda received: discard(received))
-    source.open()
-    try:
-        return source.check()
-    finally:
-        source.close()
-        for path in set(staging.incoming.iterdir()) - before:
-            path.unlink()
-        staging.close()
-        staging.tidy()

@@ -80,7 +80,7 @@ class Pipeline:
         self._wake = threading.Event()
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
-        self._contacted: set[str] = set()  # sides that have answered in this run
+        self._contacted: set[str] = set()  # sides that have answered in this run: from then on their silence is waited out
         self._ended_by: BaseException | None = None  # a worker's error of scope run: what was finished is still committed
         self._threads = [threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
                          for name, loop in (("durable", self._durable_loop), ("commit", self._commit_loop))]  # fmt: skip
@@ -94,10 +94,13 @@ class Pipeline:
         self.stopping.set()
         self._wake.set()
 
-    @property
-    def contacted(self) -> bool:
-        """Whether a peer has answered since the start."""
-        return bool(self._contacted)
+    def note_contact(self, side: str) -> None:
+        """This side has answered outside the stages, too."""
+        self._contacted.add(side)
+
+    def contacted(self, side: str) -> bool:
+        """Whether this side has answered since the start."""
+        return side in self._contacted
 
     def forgive(self) -> None:
         """Let `run` be called again after an error of scope run."""
@@ -276,11 +279,15 @@ class Pipeline:
     def _streamed(self, stage: Stage, job: Any) -> list[Outcome]:
         """Hand on what comes while more is coming, so that a long answer is never held whole; returns the rest."""
         held: list[Outcome] = []
-        for outcome in stage.work(job):
-            held.append(outcome)
-            if len(held) >= _CHUNK:
-                self.submit(held, ordered=stage.ordered)
-                held = []
+        try:
+            for outcome in stage.work(job):
+                held.append(outcome)
+                if len(held) >= _CHUNK:
+                    self.submit(held, ordered=stage.ordered)
+                    held = []
+        except PacsMigrateError:  # what was done before it is done
+            self.submit(held, ordered=stage.ordered)
+            raise
         return held
 
     def _finished(self, stage: Stage, key: Hashable, future: Future[Any]) -> None:
@@ -312,8 +319,9 @@ class Pipeline:
         if lasting or stage.side not in self._contacted or now - since > self._unreachable_s:
             self._ended_by = self._ended_by or error
             return
-        stage.failing_since, stage.paused_until = since, now + stage.wait_s
-        stage.wait_s = min(stage.wait_s * 2, 60.0)
+        if now >= stage.paused_until:  # workers that fail together make one pause
+            stage.failing_since, stage.paused_until = since, now + stage.wait_s
+            stage.wait_s = min(stage.wait_s * 2, 60.0)
         log.warning("%s: %s Trying again.", stage.name, error)
 
     def _end(self, stages: list[Stage], pools: dict[str, Executor], grace_s: float, cut: Callable[[], None]) -> None:

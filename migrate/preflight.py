@@ -13,10 +13,11 @@ from migrate.destinations import open_destination
 from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigrateError
 from migrate.manifest import Queue
 from migrate.manifest.file import is_locked
-from migrate.migration import check_source
-from migrate.model import Finding, HabitLearned
+from migrate.model import Finding, HabitLearned, Received
 from migrate.reports.habits import words
+from migrate.sources import Source, open_source
 from migrate.sources.dimse_probe import DimseProbe
+from migrate.staging import Staging
 
 _EXIT_CODES = {"config": 2, "source": 20, "destination": 21, "local": 22}
 _SOUND_SQLITE = (3, 51, 3)
@@ -153,3 +154,23 @@ def check(config: Config) -> tuple[list[Finding], int]:
     failed = [finding.part for finding in findings if finding.level == "fail"]
     codes = [_EXIT_CODES[part] for part in ("config", "source", "destination", "local") if part in failed]
     return findings, codes[0] if codes else 0
+
+
+def check_source(config: Config) -> list[Finding]:
+    """The source's part of the preflight: listens, asks, and lets the PACS send one instance to a scratch folder."""
+    staging = Staging(config.staging)
+    before = set(staging.incoming.iterdir())
+
+    def discard(received: Received) -> None:
+        received.path.unlink(missing_ok=True)
+
+    source: Source = open_source(config, staging, lambda received: discard(received))
+    source.open()
+    try:
+        return source.check()
+    finally:
+        source.close()
+        for path in set(staging.incoming.iterdir()) - before:
+            path.unlink()
+        staging.close()
+        staging.tidy()

@@ -278,6 +278,13 @@ class Staging:
         self._held_bytes = kept
         return removed
 
+    def holding(self) -> dict[str, int]:
+        """What lies here now: durable files with their bytes, and files in quarantine. Raises LocalError."""
+        with _telling("looking into staging"):
+            sizes = [path.stat().st_size for path in self.ready.glob("*/*")]
+            kept = sum(1 for path in self.quarantine.iterdir() if path.is_file())
+        return {"files": len(sizes), "bytes": sum(sizes), "quarantined": kept}
+
     def tidy(self) -> None:
         """Remove empty folders, so that a finished migration leaves nothing but the quarantine."""
         with _telling("tidying staging"):

@@ -218,6 +218,7 @@ def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], 
         migration.manifest, settle=lambda files: [], final_path=lambda _: Path(), after_commit=lambda _: None,
         unreachable_s=migration.config.retry.unreachable_s, on_commit=committed,
     )  # fmt: skip
+    pipeline.note_contact("destination")
     walk = _Walk(migration, population, result, pipeline.stopping.is_set)
     stage = Stage("verify", walk.jobs.ready, walk.work, migration.config.workers, side="destination")
     pipeline.start()

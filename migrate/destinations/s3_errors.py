@@ -48,9 +48,7 @@ _REFUSALS = {
     "InvalidEncryptionAlgorithmError": _KMS,
     "NotImplemented": "The store lacks something that is needed here: puts that overwrite nothing (If-None-Match).",
 }
-_SLOW_DOWN = {
-    "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "RequestTimeout",
-}  # fmt: skip
+_SLOW_DOWN = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "Busy", "ServerBusy"}
 
 
 def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
@@ -71,7 +69,7 @@ def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
     code, status = trouble.code, trouble.status
     sentence = f"The store refused {doing}: {code}" + ("" if code.startswith("HTTP") else f" (HTTP {status})") + "."
     if code in _SLOW_DOWN or status == 429:
-        return PutFailed(sentence, hint="The store asks for a slower pace; it is put again. Fewer workers help.")
+        return DestinationUnreachable(sentence, hint="The store asks for a slower pace, and gets it. Fewer workers under [destination] help.")
     if code in _REFUSALS:
         hint = _REFUSALS[code]
         if hint is _REGION:

@@ -47,6 +47,7 @@ _SLOWEST_BYTES_S = 128 << 10
 _PATIENCE_S = 120.0
 _CONNECT_S = 10
 _RETRIES = 4  # with growing waits, some seconds in all; minutes and more are the caller's
+_FIRST_WAIT_MS = 500  # at most: doubles, with jitter
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
 
 Headers = Mapping[str, str]
@@ -207,7 +208,7 @@ class Transport:
                     part_size=_PART_BYTES, multipart_upload_threshold=MULTIPART_FROM_BYTES, memory_limit=_MEMORY_BYTES,
                     fio_options=S3FileIoOptions(should_stream=True), connect_timeout_ms=_CONNECT_S * 1000,
                     max_active_connections_override=self.settings.workers,
-                    retry_config=S3RetryConfig(max_retries=_RETRIES),
+                    retry_config=S3RetryConfig(max_retries=_RETRIES, backoff_scale_factor_ms=_FIRST_WAIT_MS),
                 )  # fmt: skip
             return self._client
 

@@ -247,6 +247,7 @@ CREATE TABLE event(
 ) STRICT;
 CREATE INDEX event_study ON event(study_uid) WHERE kind <> 'study found'; -- each study has that one: an index on it doubled a sweep's cost
 CREATE INDEX event_check ON event(id) WHERE kind IN ('destination verified', 'source compared');
+CREATE INDEX event_staging ON event(id) WHERE kind IN ('staging opened', 'staging left');
 
 -- The chain: one row for each commit that changed something. docs/proof.md has its format.
 CREATE TABLE seal(

@@ -18,6 +18,7 @@ from migrate.manifest.file import now_ms
 from migrate.model import HabitLearned, Proof, StudyState
 from migrate.reports.checks import checks
 from migrate.reports.coverage import Coverage, coverage, coverage_document
+from migrate.reports.custody import custody
 from migrate.reports.habits import words
 from migrate.reports.history import history
 from migrate.reports.moment import utc
@@ -90,6 +91,7 @@ def _report(connection: sqlite3.Connection, covered: Coverage, reconciled: Recon
         "enumeration": {"from": _iso(bounds[0]), "to": _iso(bounds[1]), "windows": bounds[2],
                         "suspicious": suspicious(connection, sweep) + wrong},
         "checks": checks(connection),
+        "custody": custody(connection),
         "coverage": coverage_document(covered) | {"habits": habits(connection)},
         "reconciliation": reconciled.document(),
         "excluded": [

@@ -66,10 +66,9 @@ def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcom
     yield ended
 
 
-def upload(batch: Batch) -> list[Outcome]:
+def upload(batch: Batch) -> Iterator[Outcome]:
     """Put each file, create-only. Bytes that changed in staging are never stored; a taken key gets a neighbour."""
     destination = shared_destination(batch.destination)
-    outcomes: list[Outcome] = []
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
@@ -78,38 +77,35 @@ def upload(batch: Batch) -> list[Outcome]:
             reach("put-begun")
             receipt = destination.put(item, file)
             reach("put-done")
-            outcomes.append(InstanceStored(item, receipt))
+            yield InstanceStored(item, receipt)
         except StagedFileLost as error:
-            outcomes.append(StagedLost(item, str(error)))
+            yield StagedLost(item, str(error))
         except ObjectDiffers as error:
-            outcomes.append(DestinationLost(item, True, str(error), file_kept=True))
+            yield DestinationLost(item, True, str(error), file_kept=True)
             if item.beside:
-                outcomes.append(Failed(study, "upload", error.name, str(error)))
+                yield Failed(study, "upload", error.name, str(error))
         except DestinationError as error:
             if error.scope == "run":
                 raise
-            outcomes.append(Failed(study, "upload", error.name, str(error), error.retryable))
-    return outcomes
+            yield Failed(study, "upload", error.name, str(error), error.retryable)
 
 
-def verify(batch: Batch) -> list[Outcome]:
+def verify(batch: Batch) -> Iterator[Outcome]:
     """Ask the destination for its proof of each stored item."""
     destination = shared_destination(batch.destination)
-    outcomes: list[Outcome] = []
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
             reach("attest-begun")
             proof = destination.verify(item, deep=batch.deep)
             reach("attest-done")
-            outcomes.append(InstanceVerified(item, proof))
+            yield InstanceVerified(item, proof)
         except (ObjectMissing, ObjectDiffers) as error:
             kept = file is not None and file.exists()
-            outcomes.append(DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept))
+            yield DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept)
             if file is not None:
-                outcomes.append(Failed(study, "verify", error.name, str(error)))
+                yield Failed(study, "verify", error.name, str(error))
         except DestinationError as error:
             if error.scope == "run":
                 raise
-            outcomes.append(Failed(study, "verify", error.name, str(error), error.retryable))
-    return outcomes
+            yield Failed(study, "verify", error.name, str(error), error.retryable)

@@ -69,7 +69,7 @@ def test_the_documents_have_the_documented_keys(manifest: Manifest) -> None:
     assert list(document["throughput"]) == ["instances_per_s", "bytes_per_s", "window_s"]
     assert "NOT COMPLETE" in status_text(document)
     assert list(report(reader)) == ["schema", "migration", "generated_at", "complete", "studies", "instances", "bytes",
-                                    "proof", "enumeration", "checks", "coverage", "reconciliation", "excluded", "exceptions"]  # fmt: skip
+                                    "proof", "enumeration", "checks", "custody", "coverage", "reconciliation", "excluded", "exceptions"]  # fmt: skip
     reader.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,26 @@ def test_secrets_are_refused_and_not_repeated(tmp_path: Path, key: str) -> None:
         load(tmp_path / "migrate.toml")
     assert "AWS chain" in str(refused.value)
     assert "hunter2" not in str(refused.value) + refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('netrc = "~/.netrc"', ".*password.*AWS chain"),
+        ('kms_key_id = "/home/me/.netrc"', "names a .netrc"),
+        ('kms_key_id = "AKIA2345678901234567"', "holds an AWS access key"),
+        ('endpoint_url = "https://me:hunter2@s3.example.org"', "a user and a password"),
+        ('region = """-----BEGIN PRIVATE KEY-----\nhunter2"""', "name its file"),
+        ('more = ["AKIA2345678901234567"]', "holds an AWS access key"),
+        ("api_key = 7", "looks like a secret"),
+    ],
+)  # fmt: skip
+def test_secrets_under_any_name_are_refused(tmp_path: Path, line: str, said: str) -> None:
+    """A .netrc, a key or a password is refused with the reason wherever it stands, and not repeated."""
+    text = GOOD.replace('kind = "folder"\npath = "bucket"', f'kind = "s3"\nbucket = "b"\n{line}')
+    found = mistakes(tmp_path, text)
+    assert re.search(said, "\n".join(found)), found
+    assert "hunter2" not in str(found) and "AKIA2" not in str(found)
 
 
 @pytest.mark.parametrize("text", ['[migration]\nname = "m', "\xff\xfe", "a = 1\na = 2\n"])

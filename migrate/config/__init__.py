@@ -1,0 +1,126 @@
+"""migrate.toml -> frozen dataclasses. Finds all mistakes before it complains, and never holds a secret."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import hashlib
+import tomllib
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from migrate.config.pacs import clear_text, expect_encryption, receiver_of, source_of
+from migrate.config.secrets import secrets_in
+from migrate.config.settings import (
+    Config,
+    DestinationSettings,
+    FolderSettings,
+    ReceiverConfig,
+    S3Settings,
+    SourceSettings,
+    TlsSettings,
+)
+from migrate.config.store import destination_of
+from migrate.config.table import POSITIVE, Table
+from migrate.errors import ConfigError
+from migrate.model import RetryPolicy
+
+EXAMPLE = (Path(__file__).parents[1] / "example.toml").read_text(encoding="utf-8")
+
+
+def load(path: Path) -> Config:
+    """Read and check a migrate.toml; relative paths are relative to the file.
+
+    Raises ConfigError with every mistake in it.
+    """
+    try:
+        raw = path.read_bytes()
+        data = tomllib.loads(raw.decode())
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"There is no configuration file {path}.",
+            hint="Write one with `pacs-migrate init`, or name it with --config.",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read.", hint="It must be a UTF-8 text file that you may read.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.", hint="See https://toml.io for the syntax.") from error
+    mistakes = list(secrets_in(data))
+    config = _read(path.resolve(), data, mistakes)
+    if mistakes or config is None:
+        numbered = tuple(_with_line(raw.decode(), mistake) for mistake in mistakes)
+        raise ConfigError(f"{path} has {len(mistakes)} mistake(s):", numbered, hint="`pacs-migrate init` shows every key.")
+    return dataclasses.replace(config, sha256=hashlib.sha256(raw).hexdigest())
+
+
+def _with_line(text: str, mistake: str) -> str:
+    """Put the number of the line in front, where the mistake's key stands in the file."""
+    table, _, rest = mistake.partition("] ")
+    key = rest.split(" ", 1)[0]
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            current = stripped.split("]")[0]
+            if current == table and not key:
+                return f"line {number}: {mistake}"
+        elif current == table and stripped.split("=")[0].strip() == key:
+            return f"line {number}: {mistake}"
+    return mistake
+
+
+def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | None:
+    tables = ("migration", "source", "receiver", "destination", "retry")
+    for key in data:
+        if key not in tables:
+            near = get_close_matches(key, tables, 1)
+            mistakes.append(f"[{key}] is not known{f'; did you mean [{near[0]}]?' if near else ''}")
+    base = path.parent
+    migration = Table("migration", data.get("migration"), mistakes)
+    name = migration.take("name", str, required=True, fits=lambda t: bool(t.strip()), must="a name for this migration")
+    manifest = migration.take("manifest", str, f"manifests/{name or 'migration'}.db")
+    staging = migration.take("staging", str, "staging")
+    max_gib = migration.take("staging_max_gib", (int, float), fits=lambda n: n > 0, must=POSITIVE)
+    operator = migration.take("operator", str, None, fits=lambda t: bool(t.strip()), must="a name") or _login()
+    migration.done()
+    source, receiver = source_of(base, data, mistakes), receiver_of(base, data, mistakes)
+    if source is not None:
+        expect_encryption(source, receiver, mistakes)
+    destination, workers = destination_of(base, data, mistakes)
+    retry = _retry(data, mistakes)
+    if mistakes or source is None or destination is None:
+        return None
+    if not receiver.allow:
+        receiver = dataclasses.replace(receiver, allow=(source.host,))
+    return Config(
+        path, name, base / manifest, base / staging, int(max_gib * 2**30) if max_gib else None, operator,
+        source, receiver, destination, workers, retry,
+    )  # fmt: skip
+
+
+def _retry(data: dict[str, Any], mistakes: list[str]) -> RetryPolicy:
+    table = Table("retry", data.get("retry"), mistakes)
+    default = RetryPolicy()
+    policy = RetryPolicy(
+        attempts=table.take("attempts", int, default.attempts, fits=lambda n: 0 < n <= 1000, must="from 1 to 1000"),
+        **{
+            key: float(table.take(key, (int, float), getattr(default, key), fits=lambda n: n >= 0, must="0 or more"))
+            for key in ("first_wait_s", "max_wait_s", "unreachable_s")
+        },
+    )
+    table.done()
+    return policy
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
+
+
+__all__ = [
+    "EXAMPLE", "Config", "DestinationSettings", "FolderSettings", "ReceiverConfig", "S3Settings", "SourceSettings", "TlsSettings",
+    "clear_text", "load",
+]  # fmt: skip

@@ -1,0 +1,96 @@
+"""What a migrate.toml says, as frozen values. None of them is a secret."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from migrate.model import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSettings:
+    path: Path
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings:
+    bucket: str
+    prefix: str = ""
+    region: str | None = None
+    endpoint_url: str | None = None
+    storage_class: str | None = None
+    kms_key_id: str | None = None
+    bucket_owner: str | None = None
+    workers: int = 8
+    allow_http: bool = False
+
+
+DestinationSettings = FolderSettings | S3Settings
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """`pin`: SHA-256 in hex of the peer's certificate or of its public key (SubjectPublicKeyInfo)."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    pin: str | None = None
+    verify_hostname: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    host: str
+    port: int
+    ae_title: str
+    date_from: str | None = None  # YYYYMMDD
+    date_to: str | None = None
+    associations: int = 2
+    stall_s: float = 600.0
+    attempt_s: float = 21600.0
+    settle_s: float = 5.0
+    modalities: tuple[str, ...] = ()  # only studies with one of these; empty: all
+    tls: TlsSettings | None = None
+    allow_cleartext: bool = False
+
+    @property
+    def bounded(self) -> bool:
+        """Whether only a range of dates is migrated."""
+        return self.date_from is not None or self.date_to is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverConfig:
+    ae_title: str = "PACSMIGRATE"
+    host: str = "0.0.0.0"
+    port: int = 11112
+    allow: tuple[str, ...] = ()
+    allow_ae: tuple[str, ...] = ()
+    max_pdu: int = 131072
+    ack: str = "received"
+    transfer_syntaxes: tuple[str, ...] = ()
+    tls: TlsSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    path: Path
+    name: str
+    manifest: Path
+    staging: Path
+    staging_max_bytes: int | None
+    operator: str
+    source: SourceSettings
+    receiver: ReceiverConfig
+    destination: DestinationSettings
+    workers: int
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    sha256: str = ""
+
+    @property
+    def source_identity(self) -> str:
+        """Which PACS this is: what the manifest compares on every start."""
+        return f"{self.source.ae_title}@{self.source.host}:{self.source.port}"

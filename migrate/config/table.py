@@ -1,0 +1,89 @@
+"""One table of a migrate.toml being read, and what may stand in it."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import math
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from migrate.config.secrets import looks_secret
+
+
+class Table:
+    """One TOML table being read: takes keys out, collects mistakes, and complains about what is left."""
+
+    def __init__(self, name: str, data: Any, mistakes: list[str]) -> None:
+        self.name, self.mistakes = name, mistakes
+        self.known: list[str] = []
+        if data is not None and not isinstance(data, dict):
+            self.wrong("", "is not a table")
+            data = None
+        self.data: dict[str, Any] = dict(data or {})
+
+    def wrong(self, key: str, why: str) -> None:
+        self.mistakes.append(f"[{self.name}] {key} {why}".replace("  ", " "))
+
+    def take(self, key: str, kind: type | tuple[type, ...], default: Any = None, *, required: bool = False,
+             fits: Callable[[Any], bool] | None = None, must: str = "") -> Any:  # fmt: skip
+        self.known.append(key)
+        if key not in self.data:
+            if required:
+                self.wrong(key, f"is missing{': ' + must if must else ''}")
+            return default
+        value = self.data.pop(key)
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        # bool is an int and datetime is a date to isinstance; neither is meant
+        stray = (isinstance(value, bool) and bool not in kinds) or isinstance(value, datetime.datetime)
+        if stray or not isinstance(value, kinds):
+            self.wrong(key, f"must be {' or '.join(_NAMES[k] for k in kinds)}")
+            return default
+        if isinstance(value, float) and not math.isfinite(value):
+            self.wrong(key, f"must be {must or 'a number'}, and finite")
+            return default
+        if fits is not None and not fits(value):
+            self.wrong(key, f"must be {must}")
+            return default
+        return value
+
+    def done(self) -> None:
+        for key in self.data:
+            if why := looks_secret(key):
+                self.wrong(key, why)
+                continue
+            near = get_close_matches(key, self.known, 1)
+            self.wrong(key, f"is not known{f'; did you mean {near[0]}?' if near else ''}")
+
+
+_NAMES: Mapping[type, str] = {
+    str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list",
+    datetime.date: "a date like 1995-01-01",
+}  # fmt: skip
+
+
+def is_title(text: str) -> bool:
+    return 0 < len(text.strip()) <= 16 and text.isascii() and text.isprintable() and "\\" not in text
+
+
+def are_modalities(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, str) and re.fullmatch(r"[A-Z0-9_]{1,16}", value) for value in values)
+
+
+def is_port(number: int) -> bool:
+    return 0 < number < 65536
+
+
+def is_network(text: Any) -> bool:
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except (ValueError, TypeError):
+        return False
+    return isinstance(text, str)  # a bare number would pass as an address
+
+
+TITLE = "1 to 16 printable ASCII characters (a DICOM AE title)"
+PORT = "a port from 1 to 65535"
+POSITIVE = "greater than 0"
