@@ -124,7 +124,7 @@ class _Retrieval:
         self._lock = threading.Lock()
         self._awaited: dict[InstanceRef, list[Received]] = {}
         self.staging = Staging(migration.config.staging / SCRATCH)
-        self.source = open_source(migration.config, self.staging, self._received, migration.queue.habits())
+        self.source = open_source(migration.config, self.staging, self._received, migration.queue.habits(), migration.trail)
         self.jobs = Handout(self._studies())
 
     def _studies(self) -> Iterator[list[Original]]:

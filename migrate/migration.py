@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate import reconcile
+from migrate.audit_trail import AuditTrail, open_trail
 from migrate.config import Config, clear_text
 from migrate.destinations import close_shared, open_destination, shared_destination
 from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
@@ -67,6 +68,7 @@ class Migration:
         self._stack = contextlib.ExitStack()
         self.exit_code = 1
         self.progress: Callable[[list[Outcome]], None] = lambda _: None
+        self.trail: AuditTrail | None = None
         self._judged = 0  # the sweep that has nothing left to ask or to say
 
     def __enter__(self) -> Migration:
@@ -79,6 +81,9 @@ class Migration:
             stack.callback(self._close_manifest)
             self.manifest.begin_run(self.verb, config.operator, config.sha256)
             reach("run-begun")
+            self.trail = open_trail(config)
+            if self.trail is not None:
+                self.trail.application(started=True)
             self.queue = Queue(config.manifest, prefix=self.prefix)
             stack.callback(self.queue.close)
             stack.callback(close_shared)
@@ -91,6 +96,9 @@ class Migration:
         self._stack.close()
 
     def _close_manifest(self) -> None:
+        with contextlib.suppress(PacsMigrateError):
+            if self.trail is not None and (lost := self.trail.end(self.exit_code)):
+                self.manifest.commit([Noted("audit messages lost", f"{lost} never reached the syslog server")])
         with contextlib.suppress(Exception):
             self.manifest.end_run(self.exit_code)
         self.manifest.close()
@@ -154,7 +162,7 @@ class Migration:
         """Sweeps until nothing new is found. While watching, a PACS or store that was there and is gone only ends the round."""
         durable = self.config.receiver.ack == "durable"
         self._source = open_source(
-            self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable), self.queue.habits()
+            self.config, self._staging, lambda received: pipeline.deliver(received, durable=durable), self.queue.habits(), self.trail
         )
         ended_by: PacsMigrateError | None = None
         if not only_enumerate:

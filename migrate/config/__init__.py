@@ -10,9 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from migrate.config.audit import audit_of
 from migrate.config.pacs import clear_text, expect_encryption, receiver_of, source_of
 from migrate.config.secrets import secrets_in
 from migrate.config.settings import (
+    AuditSettings,
     Config,
     DestinationSettings,
     FolderSettings,
@@ -71,7 +73,7 @@ def _with_line(text: str, mistake: str) -> str:
 
 
 def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | None:
-    tables = ("migration", "source", "receiver", "destination", "retry")
+    tables = ("migration", "source", "receiver", "destination", "retry", "audit")
     for key in data:
         if key not in tables:
             near = get_close_matches(key, tables, 1)
@@ -88,14 +90,14 @@ def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | Non
     if source is not None:
         expect_encryption(source, receiver, mistakes)
     destination, workers = destination_of(base, data, mistakes)
-    retry = _retry(data, mistakes)
+    retry, audit = _retry(data, mistakes), audit_of(base, data, mistakes)
     if mistakes or source is None or destination is None:
         return None
     if not receiver.allow:
         receiver = dataclasses.replace(receiver, allow=(source.host,))
     return Config(
         path, name, base / manifest, base / staging, int(max_gib * 2**30) if max_gib else None, operator,
-        source, receiver, destination, workers, retry,
+        source, receiver, destination, workers, retry, audit,
     )  # fmt: skip
 
 
@@ -121,6 +123,6 @@ def _login() -> str:
 
 
 __all__ = [
-    "EXAMPLE", "Config", "DestinationSettings", "FolderSettings", "ReceiverConfig", "S3Settings", "SourceSettings", "TlsSettings",
-    "clear_text", "load",
+    "EXAMPLE", "AuditSettings", "Config", "DestinationSettings", "FolderSettings", "ReceiverConfig", "S3Settings", "SourceSettings",
+    "TlsSettings", "clear_text", "load",
 ]  # fmt: skip

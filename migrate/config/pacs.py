@@ -31,7 +31,7 @@ def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSe
         "settle_s": float(table.take("settle_s", (int, float), 5, fits=lambda n: n >= 0, must="0 or more")),
         "modalities": tuple(table.take("modalities", list, [], fits=are_modalities, must='a list of modalities, such as ["CT", "MR"]')),
         "allow_cleartext": table.take("allow_cleartext", bool, False),
-        "tls": _tls(base, table, mistakes),
+        "tls": tls_of(base, table, mistakes),
     }
     table.done()
     if host is None or port is None or title is None:
@@ -53,14 +53,14 @@ def receiver_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> Receiv
         ack=table.take("ack", str, "received", fits=lambda t: t in ("received", "durable"), must='"received" or "durable"'),
         transfer_syntaxes=tuple(table.take("transfer_syntaxes", list, [], fits=lambda v: all(isinstance(t, str) for t in v),
                                            must="a list of transfer syntax UIDs, the most wanted first")),
-        tls=_tls(base, table, mistakes),
+        tls=tls_of(base, table, mistakes),
     )  # fmt: skip
     table.done()
     return settings
 
 
-def _tls(base: Path, owner: Table, mistakes: list[str]) -> TlsSettings | None:
-    """The table `[source.tls]` or `[receiver.tls]`, whose files must be there; None without it."""
+def tls_of(base: Path, owner: Table, mistakes: list[str]) -> TlsSettings | None:
+    """The table `[source.tls]`, `[receiver.tls]` or `[audit.tls]`, whose files must be there; None without it."""
     if "tls" not in owner.data:
         return None
     table = Table(f"{owner.name}.tls", owner.data.pop("tls"), mistakes)
@@ -76,7 +76,7 @@ def _tls(base: Path, owner: Table, mistakes: list[str]) -> TlsSettings | None:
             table.wrong(key, "can be read by others, who could then pass for us: chmod 600")
     pin = table.take("pin", str, None, fits=lambda t: re.fullmatch("[0-9a-f]{64}", _bare(t)) is not None,
                      must="the SHA-256 of a certificate or of its public key: 64 hexadecimal digits")  # fmt: skip
-    verify = table.take("verify_hostname", bool, pin is None and owner.name == "source")
+    verify = table.take("verify_hostname", bool, pin is None and owner.name != "receiver")
     table.done()
     if bool(files["cert"]) != bool(files["key"]):
         table.wrong("cert", "and key belong together")
@@ -87,7 +87,7 @@ def _tls(base: Path, owner: Table, mistakes: list[str]) -> TlsSettings | None:
         if verify:
             table.wrong("verify_hostname", "is for [source.tls]; name the PACS's certificate with pin")
     elif files["ca"] is None and pin is None:
-        table.wrong("ca", "is missing (or a pin): without one anybody could pass for the PACS")
+        table.wrong("ca", f"is missing (or a pin): without one anybody could pass for the {'server' if owner.name == 'audit' else 'PACS'}")
     elif files["ca"] is None and verify:
         table.wrong("verify_hostname", "needs ca")
     elif not verify and pin is None:

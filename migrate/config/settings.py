@@ -42,6 +42,16 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """Where DICOM audit messages go: a file, or a syslog server (host, port) over TLS. `site`: AuditEnterpriseSiteID."""
+
+    file: Path | None = None
+    syslog: tuple[str, int] | None = None
+    tls: TlsSettings | None = None
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSettings:
     host: str
     port: int
@@ -88,6 +98,7 @@ class Config:
     destination: DestinationSettings
     workers: int
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    audit: AuditSettings | None = None
     sha256: str = ""
 
     @property

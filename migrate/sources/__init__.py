@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
+from migrate.audit_trail import AuditTrail
 from migrate.config import Config
 from migrate.model import Finding, Received, RetrieveEnded, StudyFound, StudyPlanned, StudyRef, Wanted, Window
+from migrate.sources.audited import Arrived, Audited
 from migrate.sources.dimse_move import DimseMove
 from migrate.staging import Staging
 
@@ -40,8 +42,16 @@ class Source(Protocol):
 
 
 def open_source(
-    config: Config, staging: Staging, deliver: Callable[[Received], Future[None] | None], habits: Mapping[str, str] | None = None
-) -> Source:
-    """The source that the configuration names. Of its known `habits`, the number of associations that it allows is kept to."""
+    config: Config, staging: Staging, deliver: Callable[[Received], Future[None] | None], habits: Mapping[str, str] | None = None,
+    trail: AuditTrail | None = None,
+) -> Source:  # fmt: skip
+    """The source that the configuration names. Of its known `habits`, the number of associations that it allows is kept to.
+
+    `trail` is told of every question and retrieval.
+    """
     allowed = (habits or {}).get("associations", "")
-    return DimseMove(config.source, config.receiver, staging, deliver, max(int(allowed), 1) if allowed.isdigit() else None)
+    arrived = Arrived(deliver)
+    source = DimseMove(
+        config.source, config.receiver, staging, deliver if trail is None else arrived, max(int(allowed), 1) if allowed.isdigit() else None
+    )
+    return source if trail is None else Audited(source, trail, arrived)

@@ -50,7 +50,7 @@ def test_bytes_belong_to_the_machine_that_received_them(manifest: Manifest, monk
     assert [(row["unseen"], row["staging"]["files"]) for row in rows] == [(True, 0), (False, 0)]
     page = in_browser(written(manifest, tmp_path / "out"), tmp_path / "profile")
     table = page.partition('id="custody"')[2].partition("</table>")[0]
-    assert "1 images were proven by another machine, and their files may still lie here; more came after that" in table.partition("second")[0]
+    assert "1 image was proven by another machine, and its file may still lie here; more came after that" in table.partition("second")[0]
     assert "empty at" in table.partition("second")[2]
 
 

@@ -1,0 +1,164 @@
+"""DICOM audit messages: what is said of a run, to a file or over TLS, and that nobody's name is among it."""
+
+from __future__ import annotations
+
+import base64
+import re
+import socket
+import ssl
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from migrate.audit_trail import open_trail
+from migrate.config import load
+from migrate.dicom.identifier import decode_identifier
+from migrate.errors import ConfigError, DiskFailing
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+from tests.runs import command, configure, free_port, truth
+
+# PS3.15 A.5.1: child elements in their order, attributes that must be there, attributes that may be.
+_CODED = ((), {"csd-code", "codeSystemName", "originalText"}, {"displayName"})
+SCHEMA = {
+    "AuditMessage": (("EventIdentification", "ActiveParticipant+", "AuditSourceIdentification", "ParticipantObjectIdentification*"), set(), set()),
+    "EventIdentification": (("EventID", "EventTypeCode*", "EventOutcomeDescription?"), {"EventDateTime", "EventOutcomeIndicator"}, {"EventActionCode"}),
+    "EventID": _CODED, "EventTypeCode": _CODED, "RoleIDCode": _CODED, "ParticipantObjectIDTypeCode": _CODED,
+    "EventOutcomeDescription": ((), set(), set()),
+    "ActiveParticipant": (("RoleIDCode*",), {"UserID", "UserIsRequestor"}, {"AlternativeUserID", "UserName", "NetworkAccessPointID", "NetworkAccessPointTypeCode"}),
+    "AuditSourceIdentification": (("AuditSourceTypeCode*",), {"AuditSourceID"}, {"AuditEnterpriseSiteID"}),
+    "AuditSourceTypeCode": ((), {"csd-code"}, set()),
+    "ParticipantObjectIdentification": (
+        ("ParticipantObjectIDTypeCode", "ParticipantObjectName?", "ParticipantObjectQuery?", "ParticipantObjectDetail*", "ParticipantObjectDescription*"),
+        {"ParticipantObjectID"}, {"ParticipantObjectTypeCode", "ParticipantObjectTypeCodeRole"},
+    ),
+    "ParticipantObjectName": ((), set(), set()), "ParticipantObjectQuery": ((), set(), set()),
+    "ParticipantObjectDetail": ((), {"type", "value"}, set()),
+    "ParticipantObjectDescription": (("SOPClass*", "Encrypted?"), set(), set()),
+    "SOPClass": ((), {"NumberOfInstances"}, {"UID"}), "Encrypted": ((), set(), set()),
+}  # fmt: skip
+
+
+def fits(element: ElementTree.Element) -> None:
+    """The element is as the schema wants it."""
+    children, needed, allowed = SCHEMA[element.tag]
+    assert needed <= set(element.attrib) <= needed | allowed
+    pattern = "".join(f"(?:{child.rstrip('+*?')} ){child[len(child.rstrip('+*?')):]}" for child in children)
+    assert re.fullmatch(pattern, "".join(f"{child.tag} " for child in element))
+    for child in element:
+        fits(child)
+
+
+def event_of(message: ElementTree.Element) -> str:
+    event = message.find("EventIdentification/EventID")
+    assert event is not None
+    return event.attrib["originalText"]
+
+
+@contextmanager
+def audited(folder: Path, audit: str, archive: Archive) -> Iterator[None]:
+    receiver = free_port()
+    with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs:
+        path = configure(folder, pacs.port, receiver)
+        path.write_text(f"{path.read_text()}[audit]\n{audit}\n")
+        yield
+
+
+def test_a_run_leaves_its_trail_in_a_file(tmp_path: Path) -> None:
+    """Start, stop, each question, each study's begin and end with what came by SOP class; schema-valid, and without any patient."""
+    archive = Archive(3)
+    with audited(tmp_path, 'file = "audit.xml"\nsite = "St. Elsewhere"', archive):
+        assert command(tmp_path, "run").returncode == 0
+    text = (tmp_path / "audit.xml").read_text(encoding="utf-8")
+    messages = [ElementTree.fromstring(line) for line in text.splitlines()]
+    for message in messages:
+        fits(message)
+    counts = Counter(event_of(message) for message in messages)
+    assert (counts["Application Activity"], counts["Begin Transferring DICOM Instances"], counts["DICOM Instances Transferred"]) == (2, 3, 3)
+    came = Counter[str]()
+    for message in messages:
+        if event_of(message) == "DICOM Instances Transferred":
+            (study, _) = message.findall("ParticipantObjectIdentification")
+            came[study.attrib["ParticipantObjectID"]] += sum(int(each.attrib["NumberOfInstances"]) for each in study.iter("SOPClass"))
+    assert came == Counter(study for study, _, _ in truth(archive))
+    queries = [message.findtext("ParticipantObjectIdentification/ParticipantObjectQuery") for message in messages if event_of(message) == "Query"]
+    keys = [decode_identifier(base64.b64decode(query or ""), "1.2.840.10008.1.2") for query in queries]
+    assert {key[0x00080052].strip() for key in keys} == {b"STUDY", b"IMAGE"}
+    assert {key[0x0020000D].strip(b"\0").decode() for key in keys if 0x0020000D in key} == set(came)
+    assert "^" not in text  # as every patient's name has it
+    assert (tmp_path / "audit.xml").stat().st_mode & 0o077 == 0
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A syslog server's own certificate, with its key in one file."""
+    folder = tmp_path_factory.mktemp("syslog")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem", "-out", "ca.pem",
+                    "-subj", "/CN=syslog", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"], cwd=folder, check=True, capture_output=True)  # fmt: skip
+    return folder
+
+
+@contextmanager
+def syslog_server(certificate: Path, port: int) -> Iterator[list[bytes]]:
+    """What one connection brings, as RFC 5425 frames it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate / "ca.pem", certificate / "key.pem")
+    frames: list[bytes] = []
+    with socket.create_server(("127.0.0.1", port)) as listener:
+
+        def serve() -> None:
+            plain, _ = listener.accept()
+            with context.wrap_socket(plain, server_side=True) as sock, sock.makefile("rb") as stream:
+                while length := b"".join(iter(lambda: stream.read(1).strip(), b"")):
+                    frames.append(stream.read(int(length)))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield frames
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_a_syslog_server_gets_each_message_over_tls(tmp_path: Path, certificate: Path) -> None:
+    """Octet-counted RFC 5424 messages with the MSGID of PS3.15 A.6; what was said while the server was away comes when it is back."""
+    port = free_port()
+    configure(tmp_path, 1, 1).open("a").write(f'[audit]\nsyslog = "127.0.0.1:{port}"\n[audit.tls]\nca = "{certificate / "ca.pem"}"\n')
+    trail = open_trail(load(tmp_path / "migrate.toml"))
+    assert trail is not None
+    trail.application(started=True)
+    with syslog_server(certificate, port) as frames:
+        assert trail.end(0) == 0
+    heads = [frame.partition(b"\xef\xbb\xbf")[0].decode() for frame in frames]
+    assert [re.sub(r" \d{4}-\d\d-\d\dT[\d:.]+Z \S+ pacs-migrate \d+ ", " ", head) for head in heads] == ["<85>1 DICOM+RFC3881 - "] * 2
+    for frame in frames:
+        fits(ElementTree.fromstring(frame.partition(b"\xef\xbb\xbf")[2]))
+
+
+def test_a_syslog_server_that_never_comes_stops_nothing(tmp_path: Path, certificate: Path) -> None:
+    """The run is complete, and says on record how many messages are lost."""
+    with audited(tmp_path, f'syslog = "127.0.0.1:{free_port()}"\ntls = {{ ca = "{certificate / "ca.pem"}" }}', Archive(1)):
+        done = command(tmp_path, "enumerate")
+    assert done.returncode == 0, done.stderr
+    assert "audit messages" in done.stderr
+
+
+def test_an_audit_file_that_cannot_be_written_stops_everything(tmp_path: Path) -> None:
+    """Who wants a trail gets no migration without one."""
+    (tmp_path / "audit.xml").mkdir()
+    configure(tmp_path, 1, 1).open("a").write('[audit]\nfile = "audit.xml"\n')
+    with pytest.raises(DiskFailing):
+        open_trail(load(tmp_path / "migrate.toml"))
+
+
+@pytest.mark.parametrize("audit", ["", 'file = "a"\nsyslog = "a:1"', 'syslog = "a:6514"', 'syslog = "a"', 'file = 1', 'fil = "a"'])
+def test_mistakes_of_the_table_are_told(tmp_path: Path, audit: str) -> None:
+    """Neither file nor syslog, both, no TLS, no port, and what is not known."""
+    configure(tmp_path, 1, 1).open("a").write(f"[audit]\n{audit}\n")
+    with pytest.raises(ConfigError):
+        load(tmp_path / "migrate.toml")
