@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts dossier-damages mutations clean
+.PHONY: demo test lint bench power-cuts crash-loop dossier-damages mutations clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -40,6 +40,9 @@ dossier-damages: $(VENV)/installed
 
 mutations: $(VENV)/installed
 	MUTATIONS=$${MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 3600 tests/unit/test_seals.py
+
+crash-loop: $(VENV)/installed
+	CRASH_LOOP=all CRASH_SURVIVORS=512 $(BIN)/python -m pytest -s tests/fault/test_crashes.py tests/fault/test_failpoints.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

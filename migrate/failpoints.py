@@ -29,14 +29,12 @@ POINTS: dict[str, str] = {
     "staging-swept": "leftovers of the last run are gone",
     "destination-prepared": "the destination was reached and cleared",
     # enumerate
+    "sweep-planned": "the windows of a sweep are on record",
     "enumerate-asked": "before a C-FIND at STUDY level",
     "enumerate-row": "a STUDY row came",
     "enumerate-answered": "the answer ended with Success",
     "plan-asked": "before the C-FINDs for a study's images",
     "plan-answered": "all images of a study are listed",
-    "confirm-answered": "the last look at a study is taken",
-    "sweep-planned": "the windows of a sweep are on record",
-    "sweep-closed": "a closing sweep found nothing new, which is not yet on record",
     # retrieve
     "move-asked": "before a C-MOVE",
     "move-answered": "the last answer to a C-MOVE came",
@@ -44,7 +42,7 @@ POINTS: dict[str, str] = {
     # receive
     "receive-associated": "an association is accepted",
     "receive-command": "a C-STORE request came",
-    "receive-created": "its file is made",
+    "receive-create": "before its file is made",
     "receive-fragment": "a fragment of the data set came",
     "receive-whole": "the last fragment is written",
     "receive-closed": "the file is closed, not synced",
@@ -59,14 +57,6 @@ POINTS: dict[str, str] = {
     "stage-renamed": "it has its final name",
     "stage-folders-synced": "all folders of the batch are synced",
     "stage-handed-on": "the fact is on its way to the commit",
-    # commit
-    "commit-begun": "a transaction is open",
-    "commit-applied": "its facts are rows",
-    "commit-settled": "its studies are settled, COMMIT comes next",
-    "commit-done": "COMMIT has returned",
-    "commit-effects": "what the commit allows is done on the disk",
-    "checkpoint-begun": "before the write-ahead log moves into the file",
-    "checkpoint-done": "it has moved",
     # put, attest
     "put-begun": "before an object is put",
     "put-copied": "the folder's temporary file is whole and synced",
@@ -74,9 +64,20 @@ POINTS: dict[str, str] = {
     "put-done": "the destination has said that it has it",
     "attest-begun": "before the destination is asked for its proof",
     "attest-done": "the proof is there, not yet on record",
-    # release, end
+    # release
     "release-begun": "before a proven staged file is removed",
     "release-done": "it is removed",
+    # commit
+    "commit-begun": "a transaction is open",
+    "commit-applied": "its facts are rows",
+    "commit-settled": "its studies are settled, COMMIT comes next",
+    "commit-done": "COMMIT has returned",
+    "commit-effects": "what the commit allows is done on the disk",
+    # close
+    "confirm-answered": "the last look at a study is taken",
+    "sweep-closed": "a closing sweep found nothing new, which is not yet on record",
+    "checkpoint-begun": "before the write-ahead log moves into the file",
+    "checkpoint-done": "it has moved",
     "run-ended": "all is done, the run's end is not yet on record",
     # each file operation of staging and of the folder destination
     "disk": "before any operation on a file or folder",

@@ -118,12 +118,15 @@ class Session:
                 self._next = self._prepared()
 
     def discard(self) -> None:
-        """Remove the file of a data set that did not come whole, and the one prepared for the next."""
+        """Remove the file of a data set that did not come whole, and the one prepared for the next. What the disk does not let
+        go is swept at the next start."""
         if self._store is not None and self._store.incoming is not None:
-            self._store.incoming.discard()
+            with contextlib.suppress(OSError):
+                self._store.incoming.discard()
             log.info("a data set broke off; nothing of it is kept")
         if self._next is not None:
-            self._next.discard()
+            with contextlib.suppress(OSError):
+                self._next.discard()
             self._next = None
 
     def _begin(self, context_id: int, command: dimse.Command) -> None:
@@ -161,9 +164,8 @@ class Session:
 
     def _create(self) -> Incoming:
         self._buffer = self._buffer or bytearray(HELD_BYTES)
-        incoming = self._staging.create(self._buffer)
-        reach("receive-created")
-        return incoming
+        reach("receive-create")
+        return self._staging.create(self._buffer)
 
     def _prepared(self) -> Incoming | None:
         """The next file, made while the peer makes ready what goes into it; None if that fails, which is told then."""

@@ -103,9 +103,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             reach("upgrade-begun")
             upgrade(connection)
             reach("upgrade-done")
-            _write_law(connection)
-            connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
-                               (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip
+        _write_law(connection)
     except sqlite3.OperationalError as error:
         raise disk_error(error, path, "opened", hint="Check the folder's rights and the disk.") from error
     except sqlite3.DatabaseError as error:
@@ -152,9 +150,18 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 
 def _write_law(connection: sqlite3.Connection) -> None:
-    """The transition table is made from the model's, so that there is one law."""
-    rows = [("study", a, b) for a, b in STUDY_TRANSITIONS] + [("instance", a, b) for a, b in INSTANCE_TRANSITIONS]
-    with_begin(connection, lambda: connection.executemany("INSERT OR IGNORE INTO transition VALUES (?, ?, ?)", rows))
+    """The transition table is made from the model's, so that there is one law. Looked at at every start: whoever made the tables
+    may have been killed before this."""
+    rows = {("study", int(a), int(b)) for a, b in STUDY_TRANSITIONS} | {("instance", int(a), int(b)) for a, b in INSTANCE_TRANSITIONS}
+    if rows <= set(connection.execute("SELECT entity, from_state, to_state FROM transition")):
+        return
+
+    def write() -> None:
+        connection.executemany("INSERT OR IGNORE INTO transition VALUES (?, ?, ?)", sorted(rows))
+        connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
+                           (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip
+
+    with_begin(connection, write)
 
 
 def with_begin(connection: sqlite3.Connection, work: object) -> None:

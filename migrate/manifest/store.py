@@ -130,7 +130,9 @@ class Manifest:
     def close(self) -> None:
         """Checkpoint and close; the file alone is whole then."""
         try:
+            reach("checkpoint-begun")
             self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            reach("checkpoint-done")
         except sqlite3.OperationalError:
             pass  # a reader is looking at an older state: the log stays beside the file, nothing is lost
         finally:

@@ -1,0 +1,103 @@
+"""The command `pacs-migrate` as real processes without a second of imports each: a process that has imported it forks them.
+
+`Forks.run` arms failpoints in the child only. Run as a module this is that process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: `code` is negative for a signal, None where it had to be stopped after a minute."""
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def killed(self) -> bool:
+        return self.code == -signal.SIGKILL
+
+
+class Forks:
+    """Forks runs, one at a time. Use as a context manager."""
+
+    def __enter__(self) -> Forks:
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.fault.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+    def run(self, folder: Path, *words: str, failpoint: str = "", kill_after_s: float | None = None) -> Ended:
+        """`pacs-migrate WORDS --config FOLDER/migrate.toml`, killed after a while where that is asked for."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        command = [*words, "--config", str(folder / "migrate.toml")]
+        asked = {"words": command, "failpoint": failpoint, "out": str(folder / "out.txt"), "err": str(folder / "err.txt"), "kill_after_s": kill_after_s}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        code = json.loads(self._process.stdout.readline())
+        return Ended(code, (folder / "out.txt").read_text(), (folder / "err.txt").read_text())
+
+
+def _child(asked: dict[str, str]) -> None:
+    from migrate import cli, failpoints
+
+    for name, number in (("out", 1), ("err", 2)):
+        os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+    failpoints.arm(asked["failpoint"])
+    sys.argv = ["pacs-migrate", *asked["words"]]
+    cli.main()
+
+
+def _waited(pid: int, kill_after_s: float | None) -> int | None:
+    """Poll, which a process without threads may: it has nothing else to do."""
+    began, stuck = time.monotonic(), False
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return None if stuck else os.waitstatus_to_exitcode(status)
+        passed = time.monotonic() - began
+        if kill_after_s is not None and passed > kill_after_s:
+            os.kill(pid, signal.SIGKILL)
+            kill_after_s = None
+        elif passed > _LIMIT_S:
+            stuck = True
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _serve() -> None:
+    import migrate.cli
+    import migrate.destinations.folder
+    import migrate.destinations.s3  # noqa: F401 - imported here, so that no child has to
+
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            try:
+                _child(asked)
+            finally:
+                os._exit(70)  # main ends by itself
+        answers.write(json.dumps(_waited(pid, asked["kill_after_s"])) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()
