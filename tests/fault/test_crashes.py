@@ -30,7 +30,7 @@ from migrate.model import Fixity, InstanceStaged, InstanceState, InstanceStored,
 from migrate.pipeline import Pipeline
 from migrate.stages import work
 from migrate.staging import Staging, hash_file
-from tests.fault.crash_life import broken
+from tests.fault.crash_life import UNLISTED, broken
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def released_by_the_worker(name: str) -> Any:
     original = getattr(work, name)
 
     def mutant(batch: Any) -> Any:
-        outcomes = original(batch)
+        outcomes = list(original(batch))
         for _, file in batch.items:
             if file.exists():
                 shared_destination(batch.destination)._disk.unlink(file)  # type: ignore[attr-defined]
@@ -308,7 +308,7 @@ def verified_when_put() -> Any:
     upload = work.upload
 
     def mutant(batch: Any) -> Any:
-        outcomes = upload(batch)
+        outcomes = list(upload(batch))
         return outcomes + [InstanceVerified(one.item, Proof.READ_BACK) for one in outcomes if isinstance(one, InstanceStored)]
 
     return patch.object(work, "upload", mutant)
@@ -347,8 +347,8 @@ def end_of_retrieve_not_behind_the_files() -> Any:
         return made
 
     def slow(self: Any, arrived: list[Any]) -> list[Fixity]:
-        if arrived:
-            on_record.wait(0.3)
+        if any(entry.received.ref == UNLISTED for entry in arrived):
+            on_record.wait(5)
         return settled(self, arrived)
 
     def applied(self: Any, outcome: Any) -> None:
@@ -356,7 +356,8 @@ def end_of_retrieve_not_behind_the_files() -> Any:
         if isinstance(outcome, RetrieveEnded):
             on_record.set()
 
-    return both(patch.object(Migration, "_moving_stages", unordered), patch.object(Pipeline, "_settled", slow), patch.object(Manifest, "_apply", applied))
+    return both(patch.object(Migration, "_moving_stages", unordered), patch.object(Pipeline, "_settled", slow),
+                patch.object(Manifest, "_apply", applied), patch.object(pipeline, "_BATCH", 1))  # fmt: skip
 
 
 def retrieve_ended_when_planned() -> Any:
