@@ -25,7 +25,7 @@ from migrate.reports.moment import utc
 from migrate.reports.oddities import habits, suspicious, tallies_that_differ
 from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
 from migrate.reports.reconciliation import Reconciliation, for_the_page, reconciliation
-from migrate.reports.status import instance_counts, is_complete, one_moment, status
+from migrate.reports.status import is_complete, one_moment, totals
 from migrate.reports.tables import Table, studies
 
 _PAGE = Environment(
@@ -69,7 +69,7 @@ def report(connection: sqlite3.Connection) -> dict[str, Any]:
 
 def _report(connection: sqlite3.Connection, covered: Coverage, reconciled: Reconciliation, at_ms: int) -> dict[str, Any]:
     """The document without its exceptions, which may be as many as there are studies."""
-    document = status(connection)
+    document = totals(connection)
     wrong = tallies_that_differ(connection)
     proof = {kind.name.lower(): 0 for kind in Proof}
     for kind, count in connection.execute(
@@ -85,7 +85,7 @@ def _report(connection: sqlite3.Connection, covered: Coverage, reconciled: Recon
         "generated_at": f"{utc(at_ms):%Y-%m-%dT%H:%M:%SZ}",
         "complete": document["complete"] and not wrong,
         "studies": document["studies"],
-        "instances": instance_counts(connection),
+        "instances": document["instances"],
         "bytes": document["bytes"],
         "proof": proof,
         "enumeration": {"from": _iso(bounds[0]), "to": _iso(bounds[1]), "windows": bounds[2],

@@ -35,28 +35,31 @@ def status(connection: sqlite3.Connection) -> dict[str, Any]:
         return _status(connection)
 
 
-def _status(connection: sqlite3.Connection) -> dict[str, Any]:
+def totals(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Counts of studies and instances by state, bytes, and whether all is complete."""
     studies = {state.name.lower(): 0 for state in StudyState}
     for state, count in connection.execute("SELECT state, count(*) FROM study GROUP BY state"):
         studies[StudyState(state).name.lower()] = count
+    sizes = connection.execute(
+        "SELECT coalesce(sum(CASE WHEN state IN (1, 2) THEN size_bytes END), 0), "
+        "coalesce(sum(CASE WHEN state = 3 THEN size_bytes END), 0) FROM instance"
+    ).fetchone()
+    return {
+        "studies": studies,
+        "instances": instance_counts(connection),
+        "bytes": {"staged": sizes[0], "verified": sizes[1]},
+        "complete": is_complete(connection),
+    }
+
+
+def _status(connection: sqlite3.Connection) -> dict[str, Any]:
     parked = [
         {"study": uid, "error": error, "detail": detail, "attempts": attempts}
         for uid, error, detail, attempts in connection.execute(
             "SELECT uid, error, detail, attempts FROM study WHERE state = 5 ORDER BY uid"
         )
     ]
-    sizes = connection.execute(
-        "SELECT coalesce(sum(CASE WHEN state IN (1, 2) THEN size_bytes END), 0), "
-        "coalesce(sum(CASE WHEN state = 3 THEN size_bytes END), 0) FROM instance"
-    ).fetchone()
-    document = {
-        "studies": studies,
-        "instances": instance_counts(connection),
-        "bytes": {"staged": sizes[0], "verified": sizes[1]},
-        "complete": is_complete(connection),
-        "parked": parked,
-        "throughput": throughput(connection),
-    }
+    document = totals(connection) | {"parked": parked, "throughput": throughput(connection)}
     return document | {"eta_s": eta_s(connection, document)}
 
 
