@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from awscrt.checksums import crc64nvme
@@ -32,8 +32,9 @@ SCRATCH = "again"
 """Folder below staging for what is retrieved again only to be compared; whatever a killed command leaves there may go."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 HELD_BYTES = 1 << 20
-_PIECE_BYTES = 128 << 10
-_COPIED_BELOW_BYTES = 32 << 10  # of a large file: copying costs less than to hash and write so little
+BUFFER_BYTES = 2 * HELD_BYTES
+_PIECE_BYTES, _LARGE_PIECE_BYTES = 128 << 10, 512 << 10
+_ASIDE_BYTES = 64 << 10  # to wake another thread for less costs about as much as to hash it
 _READ_BYTES = 256 << 10
 _SETTLERS = 4
 _ROOM_S = 0.05  # for so long an answer about the room on the disk is good
@@ -63,14 +64,20 @@ class Incoming:
     meta; everything after that is the data set. Raises OSError as the disk does.
     """
 
-    def __init__(self, path: Path, buffer: bytearray, disk: Disk = DISK) -> None:
-        """`buffer` holds `HELD_BYTES`, is written to until `close` or `discard`, and may then serve the next file."""
-        self.path, self._disk = path, disk
+    def __init__(self, path: Path, buffer: bytearray, disk: Disk = DISK, hasher: Executor | None = None) -> None:
+        """`buffer` has `BUFFER_BYTES`, is written to until `roll` or `discard`, and may then serve the next file.
+
+        A `hasher` of one thread takes the SHA-256 of large pieces beside the caller, who fills one half of the buffer
+        while the other is hashed; one that gives no thread raises RuntimeError.
+        """
+        self.path, self._disk, self._hasher = path, disk, hasher
         self._fd = disk.create(path)
-        self._view = memoryview(buffer)
-        self._held = self._taken = self._written = 0  # bytes in the buffer, those of them that are written, all written
-        self._kept = True  # the buffer still holds all there is
+        self._view, self._other = memoryview(buffer)[:HELD_BYTES], memoryview(buffer)[HELD_BYTES:]
+        self._held = self._taken = self._written = 0  # bytes in this half, those of them that are written, all written
+        self._kept = True  # this half still holds all there is
         self._dataset = hashlib.sha256()
+        self._hashing: Future[None] | None = None  # the last piece that was handed over
+        self._hashing_other: Future[None] | None = None  # the last one in the other half
         self._crc = 0
         self.header_bytes = 0
 
@@ -82,21 +89,25 @@ class Incoming:
 
     def write(self, fragment: memoryview) -> None:
         """Append a fragment of the data set; its buffer may be reused afterwards."""
-        if self._held + len(fragment) > HELD_BYTES:
+        while len(fragment) > HELD_BYTES - self._held:
+            room = HELD_BYTES - self._held
+            self._hold(fragment[:room])
             self._empty()
-        if len(fragment) > HELD_BYTES or (not self._kept and len(fragment) >= _COPIED_BELOW_BYTES):
-            self._empty()
-            self._put(fragment)
-            return
+            fragment = fragment[room:]
         self._hold(fragment)
-        if self._held - self._taken >= _PIECE_BYTES:
+        if self._held - self._taken >= (_PIECE_BYTES if self._kept else _LARGE_PIECE_BYTES):
             self._take()
 
-    def close(self) -> Rolled:
-        """Write what is left and close the file (not yet durable); returns what is known of it."""
+    def close(self) -> int:
+        """Write what is left and close the file (not yet durable); returns its CRC64NVME."""
         self._take()
         fd, self._fd = self._fd, -1
         self._disk.close(fd)
+        return self._crc
+
+    def roll(self) -> Rolled:
+        """After `close`: what is known of the file."""
+        self._catch_up()
         return Rolled(self._written, self._dataset.digest(), self._crc)
 
     @property
@@ -106,6 +117,7 @@ class Incoming:
 
     def discard(self) -> None:
         """Close and remove the file."""
+        self._catch_up()
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1
@@ -124,15 +136,32 @@ class Incoming:
             self._taken = self._held
 
     def _empty(self) -> None:
+        """Go on in the other half."""
         self._take()
-        self._held = self._taken = 0
         self._kept = False
+        if self._hashing_other is not None:
+            self._hashing_other.result()
+        self._view, self._other, self._hashing_other = self._other, self._view, self._hashing
+        self._held = self._taken = 0
 
     def _put(self, data: memoryview) -> None:
-        self._dataset.update(data if self._written else data[self.header_bytes :])
+        self._hash(data if self._written else data[self.header_bytes :])
         self._crc = crc64nvme(data, self._crc)
         self._written += len(data)
         self._disk.write(self._fd, data)
+
+    def _hash(self, data: memoryview) -> None:
+        if self._hasher is not None and len(data) >= _ASIDE_BYTES:
+            self._hashing = self._hasher.submit(self._dataset.update, data)
+        else:
+            self._catch_up()
+            self._dataset.update(data)
+
+    def _catch_up(self) -> None:
+        """Wait until all that was handed over is hashed."""
+        if self._hashing is not None:
+            self._hashing.result()
+            self._hashing = self._hashing_other = None
 
 
 class Staging:
@@ -159,10 +188,10 @@ class Staging:
         self.max_bytes = min(max_bytes or free - self._reserve, max(free - self._reserve, 0))
 
     # -- writing
-    def create(self, buffer: bytearray | None = None) -> Incoming:
-        """A new, empty file for one data set; see `Incoming` for the buffer. Raises OSError."""
+    def create(self, buffer: bytearray | None = None, hasher: Executor | None = None) -> Incoming:
+        """A new, empty file for one data set; see `Incoming` for the buffer and the hasher. Raises OSError."""
         name = f"{self._process:x}-{next(self._numbers):x}.part"
-        return Incoming(self.incoming / name, bytearray(HELD_BYTES) if buffer is None else buffer, self._disk)
+        return Incoming(self.incoming / name, bytearray(BUFFER_BYTES) if buffer is None else buffer, self._disk, hasher)
 
     def has_room(self) -> bool:
         """False when the disk is down to the reserve: refuse what comes (A700)."""

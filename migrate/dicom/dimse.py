@@ -41,6 +41,8 @@ STUDY_UID, SERIES_UID, SOP_UID, PATIENT_ID = 0x0020000D, 0x0020000E, 0x00080018,
 _TEXT = {SOP_CLASS, REQUESTED_SOP_CLASS, SOP_INSTANCE, MOVE_DESTINATION, ORIGINATOR, COMMENT}
 _UIDS = {SOP_CLASS, REQUESTED_SOP_CLASS, SOP_INSTANCE}
 
+_HEADER, _LENGTH, _NUMBERS = struct.Struct("<HHI"), struct.Struct("<HHII"), struct.Struct("<HHIHHHIHHHIHHHIH")
+
 
 class BadCommand(ValueError):
     """A command set that cannot be decoded, or lacks what its kind must have."""
@@ -166,8 +168,8 @@ def encode_command(fields: Mapping[int, int | str]) -> bytes:
             raw = str(value).encode("latin-1", "replace")
             if len(raw) & 1:
                 raw += b"\0" if element in _UIDS else b" "
-        body += struct.pack("<HHI", 0, element, len(raw)) + raw
-    return struct.pack("<HHII", 0, 0, 4, len(body)) + body
+        body += _HEADER.pack(0, element, len(raw)) + raw
+    return _LENGTH.pack(0, 0, 4, len(body)) + body
 
 
 def decode_command(data: bytes | bytearray | memoryview) -> Command:
@@ -178,7 +180,7 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
     while offset < end:
         if offset + 8 > end:
             raise BadCommand("a command set is cut off")
-        group, element, length = struct.unpack_from("<HHI", raw, offset)
+        group, element, length = _HEADER.unpack_from(raw, offset)
         offset += 8
         if group or offset + length > end:
             raise BadCommand("a command set holds another group or is cut off")
@@ -191,6 +193,8 @@ def decode_command(data: bytes | bytearray | memoryview) -> Command:
 
 def response(request: Command, status: int, fields: Mapping[int, int | str] | None = None) -> bytes:
     """The response to a request: its field with 8000, its message ID and UIDs, this status, and further `fields`."""
+    if not fields:
+        return _plain_response(request, status)
     answer: dict[int, int | str] = {
         COMMAND_FIELD: request.field | RESPONSE,
         RESPONDED_TO: request.required(MESSAGE_ID),
@@ -199,7 +203,26 @@ def response(request: Command, status: int, fields: Mapping[int, int | str] | No
     for element in (SOP_CLASS, SOP_INSTANCE):
         if element in request.elements:
             answer[element] = request.text(element)
-    return encode_command({**answer, **(fields or {})})
+    return encode_command({**answer, **fields})
+
+
+def _plain_response(request: Command, status: int) -> bytes:
+    """The same without further fields, which is what every C-STORE is answered with: packed in one go."""
+    sop_class, sop = (
+        _uid(element, request.text(element)) if element in request.elements else b"" for element in (SOP_CLASS, SOP_INSTANCE)
+    )
+    field, message_id = request.field | RESPONSE, request.required(MESSAGE_ID)
+    numbers = _NUMBERS.pack(
+        0, COMMAND_FIELD, 2, field, 0, RESPONDED_TO, 2, message_id, 0, DATASET_TYPE, 2, NO_DATASET, 0, STATUS, 2, status
+    )
+    length = len(sop_class) + len(numbers) + len(sop)
+    return _LENGTH.pack(0, 0, 4, length) + sop_class + numbers + sop
+
+
+def _uid(element: int, text: str) -> bytes:
+    raw = text.encode("latin-1", "replace")
+    raw += b"\0" * (len(raw) & 1)
+    return _HEADER.pack(0, element, len(raw)) + raw
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ MAX_ELEMENTS = 2_000_000
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 SOP_CLASS, SOP, STUDY, SERIES = 0x00080016, 0x00080018, 0x0020000D, 0x0020000E
+_PIXEL_GROUP = 0x7FE00000
 _PIXEL_TAGS = frozenset((0x7FE00008, 0x7FE00009, 0x7FE00010))
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, BITS = (
     0x00280002,
@@ -82,6 +83,7 @@ _FORMATS = {
     big: tuple(struct.Struct(order + fields).unpack_from for fields in ("HH", "H", "L"))
     for big, order in ((False, "<"), (True, ">"))
 }
+_HEADS = {big: struct.Struct(order + "HH2sH").unpack_from for big, order in ((False, "<"), (True, ">"))}
 
 
 def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> None:
@@ -108,6 +110,21 @@ def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> N
             kind, end, last, explicit, big = around.pop()
             tags, shorts, longs = _FORMATS[big]
             continue
+        if explicit and kind < _SEQUENCE:  # a run of ordinary elements; the first one that is anything else ends it
+            heads = _HEADS[big]
+            while position + 8 <= end and headers < MAX_ELEMENTS:
+                group, element, vr, length = heads(view, position)
+                tag, after = group << 16 | element, position + 8 + length
+                if vr not in _SHORT or not last < tag < _PIXEL_GROUP or after > end or length & 1:
+                    break
+                if not element or not group or tag == _PIXEL_PROVIDER_URL:
+                    break
+                if not around and tag in _KEPT:
+                    kept.setdefault(tag, bytes(view[position + 8 : min(after, position + 8 + _KEPT_BYTES)]))
+                headers += 1
+                last, position = tag, after
+            if position == end and kind == _DATASET:
+                continue
         if position + 8 > end:
             if kind in (_ITEM_OPEN, _SEQUENCE_OPEN, _FRAGMENTS) and position == end:
                 _fail("a sequence or item has no delimiter", position)

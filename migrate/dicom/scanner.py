@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from awscrt.checksums import crc64nvme
+from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from migrate.dicom.framing import (
     BITS,
@@ -61,23 +61,27 @@ class Scan:
     pixel_crc64: int | None = None
 
 
-def scan_file(path: Path, offset: int, transfer_syntax: str) -> Scan:
-    """Walk the data set that begins at `offset` of a file. Raises OSError; content never raises."""
+def scan_file(path: Path, offset: int, transfer_syntax: str, crc: int | None = None) -> Scan:
+    """Walk the data set that begins at `offset` of a file. Raises OSError; content never raises.
+
+    Where the CRC64NVME of the whole file is known, that of the pixels follows from it and what stands before them, and the
+    pixels need not be read.
+    """
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= _READ_WHOLE_BYTES:
-            return scan(file.read(), offset, transfer_syntax)
+            return scan(file.read(), offset, transfer_syntax, crc)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             # The checksum reads the file instead of the map: touched pages of a map count as our memory.
-            return _scan(mapped, offset, transfer_syntax, lambda start: _crc_of_file(file.fileno(), start))
+            return _scan(mapped, offset, transfer_syntax, crc, lambda start, end: _crc_of_file(file.fileno(), start, end))
 
 
-def scan(buffer: Buffer, offset: int, transfer_syntax: str) -> Scan:
-    """Walk the data set that begins at `offset` of a buffer. Never raises for what stands in the buffer."""
-    return _scan(buffer, offset, transfer_syntax, lambda start: _crc_of_buffer(buffer, start))
+def scan(buffer: Buffer, offset: int, transfer_syntax: str, crc: int | None = None) -> Scan:
+    """Walk the data set that begins at `offset` of a buffer; `crc` as above. Never raises for what stands in the buffer."""
+    return _scan(buffer, offset, transfer_syntax, crc, lambda start, end: _crc_of_buffer(buffer, start, end))
 
 
-def _scan(buffer: Buffer, offset: int, transfer_syntax: str, crc_from: Callable[[int], int]) -> Scan:
+def _scan(buffer: Buffer, offset: int, transfer_syntax: str, whole: int | None, crc_of: Callable[[int, int], int]) -> Scan:
     seen = Seen(big=transfer_syntax == EXPLICIT_BE)
     if transfer_syntax == DEFLATED_LE:
         return _scan_deflated(buffer, offset, seen)
@@ -86,8 +90,14 @@ def _scan(buffer: Buffer, offset: int, transfer_syntax: str, crc_from: Callable[
             walk(view, offset, transfer_syntax, seen)
     except CannotWalk as broken:
         return _result(seen, str(broken), None, None)
-    crc = None if seen.pixel_offset is None else crc_from(seen.pixel_offset)
-    return _result(seen, None, seen.pixel_offset, crc)
+    start, size = seen.pixel_offset, len(buffer)
+    if start is None:
+        crc = None
+    elif whole is None:
+        crc = crc_of(start, size)
+    else:  # a CRC of two parts is that of the first, moved on by the length of the second, XOR that of the second
+        crc = whole ^ combine_crc64nvme(crc_of(0, start), 0, size - start)
+    return _result(seen, None, start, crc)
 
 
 def _scan_deflated(buffer: Buffer, offset: int, seen: Seen) -> Scan:
@@ -102,7 +112,7 @@ def _scan_deflated(buffer: Buffer, offset: int, seen: Seen) -> Scan:
             with mmap.mmap(plain.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 with memoryview(mapped) as view:
                     walk(view, 0, EXPLICIT_LE, seen)
-                crc = None if seen.pixel_offset is None else _crc_of_file(plain.fileno(), seen.pixel_offset)
+                crc = None if seen.pixel_offset is None else _crc_of_file(plain.fileno(), seen.pixel_offset, size)
         except CannotWalk as broken:
             return _result(seen, str(broken), None, None)
     return _result(seen, None, None, crc)
@@ -135,18 +145,18 @@ def _inflate(view: memoryview, offset: int, write: Callable[[bytes], int], seen:
     return size
 
 
-def _crc_of_buffer(buffer: Buffer, start: int) -> int:
+def _crc_of_buffer(buffer: Buffer, start: int, end: int) -> int:
     crc = 0
     with memoryview(buffer) as view:
-        for position in range(start, len(view), PIECE):
-            with view[position : position + PIECE] as piece:
+        for position in range(start, end, PIECE):
+            with view[position : min(position + PIECE, end)] as piece:
                 crc = crc64nvme(piece, crc)
     return crc
 
 
-def _crc_of_file(fd: int, start: int) -> int:
+def _crc_of_file(fd: int, start: int, end: int) -> int:
     crc = 0
-    while piece := os.pread(fd, PIECE, start):
+    while start < end and (piece := os.pread(fd, min(PIECE, end - start), start)):
         crc = crc64nvme(piece, crc)
         start += len(piece)
     return crc

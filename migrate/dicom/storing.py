@@ -11,7 +11,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from migrate.dicom.wire import Malformed
 from migrate.errors import LocalError
 from migrate.failpoints import reach
 from migrate.model import InstanceRef, Received, is_uid
-from migrate.staging import HELD_BYTES, Incoming, Staging
+from migrate.staging import BUFFER_BYTES, Incoming, Staging
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Session:
         self._store: _Store | None = None
         self._buffer = bytearray()  # made with the first data set
         self._next: Incoming | None = None
+        self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")  # its thread begins with the first large piece
         self.stored = 0
         self.move_id: int | None = None  # the message ID of the C-MOVE that the last C-STORE named
 
@@ -120,6 +121,7 @@ class Session:
     def discard(self) -> None:
         """Remove the file of a data set that did not come whole, and the one prepared for the next. What the disk does not let
         go is swept at the next start."""
+        self._hasher.shutdown()
         if self._store is not None and self._store.incoming is not None:
             with contextlib.suppress(OSError):
                 self._store.incoming.discard()
@@ -163,9 +165,9 @@ class Session:
             self._refuse(store, error)
 
     def _create(self) -> Incoming:
-        self._buffer = self._buffer or bytearray(HELD_BYTES)
+        self._buffer = self._buffer or bytearray(BUFFER_BYTES)
         reach("receive-create")
-        return self._staging.create(self._buffer)
+        return self._staging.create(self._buffer, self._hasher)
 
     def _prepared(self) -> Incoming | None:
         """The next file, made while the peer makes ready what goes into it; None if that fails, which is told then."""
@@ -188,14 +190,15 @@ class Session:
         if incoming is not None:
             try:
                 reach("receive-whole")
-                rolled = incoming.close()
+                crc = incoming.close()
                 reach("receive-closed")
                 syntax, whole = store.context.transfer_syntax, incoming.whole
                 if whole is None:
-                    scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax)
+                    scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax, crc)
                 else:
-                    scan = scanner.scan(whole, incoming.header_bytes, syntax)
+                    scan = scanner.scan(whole, incoming.header_bytes, syntax, crc)
                 reach("receive-scanned")
+                rolled = incoming.roll()
             except OSError as error:
                 self._refuse(store, error)
             else:
@@ -242,10 +245,12 @@ def _identity(store: _Store, scan: scanner.Scan) -> tuple[InstanceRef | None, st
         return None, "the SOP Instance UID is not the command's"
     if scan.sop_class != store.sop_class:
         return None, "the SOP Class UID is not the command's"
-    for name, uid in (("Study", scan.study), ("Series", scan.series), ("SOP", scan.sop)):
-        if not is_uid(uid):
-            return None, f"the {name} Instance UID is {'not valid' if uid else 'missing'}"
-    return InstanceRef(scan.study, scan.series, scan.sop), None
+    try:
+        return InstanceRef(scan.study, scan.series, scan.sop), None
+    except ValueError:
+        uids = (("Study", scan.study), ("Series", scan.series), ("SOP", scan.sop))
+        name, uid = next(each for each in uids if not is_uid(each[1]))
+        return None, f"the {name} Instance UID is {'not valid' if uid else 'missing'}"
 
 
 def _originator(command: dimse.Command) -> int | None:
