@@ -45,10 +45,10 @@ SELECT CASE WHEN sum(cover AND lo IS NULL) THEN NULL ELSE min(CASE WHEN cover TH
 FROM (SELECT lo, hi, axis IN ('date', 'all') AND purpose = 'cover' AND parent IS NULL AS cover FROM window WHERE sweep = ?)
 """
 
-# The last signature that stands, of each study; the code where it says more than the text.
+# The signatures that stand, each with what it is for; the code where it says more than the text.
 _SIGNED = """
 SELECT study_id, accepted_by || CASE WHEN role <> '' THEN ' (' || role || ')' ELSE '' END,
-  CASE WHEN code <> 'other' THEN code || ': ' ELSE '' END || reason
+  coalesce(sop_uid || ': ', '') || CASE WHEN code <> 'other' THEN code || ': ' ELSE '' END || reason
 FROM acceptance WHERE id NOT IN (SELECT acceptance_id FROM revocation) ORDER BY id
 """
 
@@ -117,7 +117,9 @@ def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     files: dict[str, list[tuple[Any, ...]]] = {}
     for study, *file in connection.execute("SELECT study_uid, id, sop_uid, reason, claimed FROM quarantine WHERE study_uid IS NOT NULL ORDER BY id"):
         files.setdefault(study, []).append(tuple(file))
-    signed = {study_id: signature for study_id, *signature in connection.execute(_SIGNED)}
+    signed: dict[int, list[tuple[str, str]]] = {}
+    for study_id, by, why in connection.execute(_SIGNED):
+        signed.setdefault(study_id, []).append((by, why))
     for study_id, uid, state, error, detail, attempts, stage in connection.execute(
         f"SELECT id, uid, state, error, detail, attempts, stage FROM study WHERE id IN ({wanted}) ORDER BY uid"
     ):
@@ -141,7 +143,8 @@ def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
             named = [_quarantined(number, reason, claimed) for number, _, reason, claimed in kept]
             entry["detail"] = " ".join(filter(None, (detail, *named)))
         if study_id in signed:
-            entry |= {"accepted_by": signed[study_id][0], "reason": signed[study_id][1]}
+            by, why = zip(*signed[study_id], strict=True)
+            entry |= {"accepted_by": "; ".join(dict.fromkeys(by)), "reason": "; ".join(dict.fromkeys(why))}
         yield entry
     for number, reason, claimed, accepted, why in connection.execute(
         "SELECT id, reason, claimed, accepted_by, accepted_reason FROM quarantine WHERE study_uid IS NULL ORDER BY id"

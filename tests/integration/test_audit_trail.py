@@ -22,7 +22,7 @@ from migrate.dicom.identifier import decode_identifier
 from migrate.errors import ConfigError, DiskFailing
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import command, configure, free_port, truth
+from tests.runs import command, configure, free_port, here, truth
 
 # PS3.15 A.5.1: child elements in their order, attributes that must be there, attributes that may be.
 _CODED = ((), {"csd-code", "codeSystemName", "originalText"}, {"displayName"})
@@ -74,7 +74,7 @@ def test_a_run_leaves_its_trail_in_a_file(tmp_path: Path) -> None:
     """Start, stop, each question, each study's begin and end with what came by SOP class; schema-valid, and without any patient."""
     archive = Archive(3)
     with audited(tmp_path, 'file = "audit.xml"\nsite = "St. Elsewhere"', archive):
-        assert command(tmp_path, "run").returncode == 0
+        assert here(tmp_path, "run")[0] == 0
     text = (tmp_path / "audit.xml").read_text(encoding="utf-8")
     messages = [ElementTree.fromstring(line) for line in text.splitlines()]
     for message in messages:

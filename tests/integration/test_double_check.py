@@ -15,7 +15,7 @@ from migrate.model import Item
 from migrate.practice.studies import Archive
 from migrate.sampling import Stratum
 from tests import filled
-from tests.runs import changing, command, data_sets, left_over
+from tests.runs import changing, command, data_sets, here, left_over
 
 STUDIES = 5
 
@@ -26,17 +26,17 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, i
     folder = tmp_path_factory.mktemp("double")
     with changing(folder, Archive(STUDIES)) as pacs:
         port = pacs.port
-        assert command(folder, "run").returncode == 0
+        assert here(folder, "run")[0] == 0
     yield folder, port
 
 
 def compared(folder: Path, *words: str, code: int) -> dict[str, Any]:
     before = data_sets(folder)
-    done = command(folder, "double-check", "--json", *words)
-    assert done.returncode == code, done.stderr
+    done, said = here(folder, "double-check", "--json", *words)
+    assert done == code
     assert data_sets(folder) == before
     assert left_over(folder) == []
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(said)  # type: ignore[no-any-return]
 
 
 def test_an_honest_pacs_sends_the_same_again(migrated: tuple[Path, int]) -> None:

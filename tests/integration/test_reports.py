@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from migrate.manifest import Manifest
-from migrate.manifest.decisions import accept, accept_quarantined, accept_window
+from migrate.manifest.decisions import Exempted, Signature, accept, accept_each, accept_quarantined, accept_window, revoke
 from migrate.manifest.file import open_reader
 
 from migrate.model import (  # isort: skip
@@ -155,6 +155,21 @@ def test_each_instance_counts_once(manifest: Manifest) -> None:
     (entry,) = document["exceptions"]
     assert (entry["missing"], entry["unexpected"], entry["conflict"], entry["quarantined"]) == (["1.1.1.3"], ["1.1.1.7"], ["1.1.1.2"], ["1.1.1.9"])
     assert document["complete"] is False
+
+
+def test_an_exception_names_every_signature_that_stands(manifest: Manifest) -> None:
+    """What is signed for one image says so; what was taken back is not told any more."""
+    planned(manifest, "1.1", "1.1.1", "1.1.2", "1.1.3")
+    manifest.commit([RetrieveEnded(StudyRef("1.1"), 0)])
+    accept(manifest, ["1.1"], "all of it", "J. Doe")
+    revoke(manifest, ["1.1"], "not all", "J. Doe")
+    planned(manifest, "1.1", "1.1.1", "1.1.2", "1.1.3")
+    manifest.commit([RetrieveEnded(StudyRef("1.1"), 0)])
+    for sop, by in (("1.1.1", "J. Doe"), ("1.1.2", "M. Roe")):
+        accept_each(manifest, [Exempted("1.1", Signature("broken disk", by, "head", "corrupt-at-source"), sop)])
+    (entry,) = read(manifest)["exceptions"]
+    assert (entry["state"], entry["accepted_by"]) == ("parked", "J. Doe (head); M. Roe (head)")
+    assert entry["reason"] == "1.1.1: corrupt-at-source: broken disk; 1.1.2: corrupt-at-source: broken disk"
 
 
 def test_a_quarantined_file_can_be_named_to_accept(manifest: Manifest) -> None:

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from migrate.cli import cli
 from migrate.config import load
 from migrate.errors import UsageError
 from migrate.manifest.file import open_reader
 from migrate.reports import report
-from tests.runs import bucket, command, configure, data_sets, free_port, practice
+from tests.runs import bucket, configure, data_sets, free_port, here, practice
 
 from migrate.practice.pacs import PracticePacs  # isort: skip
 from migrate.practice.studies import Archive  # isort: skip
@@ -31,14 +30,14 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a finished migration into a folder, its PACS still there."""
     folder = tmp_path_factory.mktemp("verify")
     with practice(folder):
-        assert command(folder, "run").returncode == 0
+        assert here(folder, "run")[0] == 0
         yield folder
 
 
 def verified(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:
-    done = command(folder, "verify", "--json", *words)
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    done, said = here(folder, "verify", "--json", *words)
+    assert done == code
+    return json.loads(said)  # type: ignore[no-any-return]
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +77,7 @@ def test_options_that_make_no_sense_are_refused(migrated: Path, words: tuple[str
     """As an error of usage; nothing is on record then."""
     before = len(results(migrated))
     with pytest.raises(UsageError) as raised:
-        cli.main(["verify", *words, "--config", str(migrated / "migrate.toml")], standalone_mode=False)
+        here(migrated, "verify", *words)
     assert (raised.value.exit_code, len(results(migrated))) == (2, before)
 
 
@@ -88,7 +87,7 @@ def test_what_each_level_sees_on_s3_and_run_heals(server: S3Server, tmp_path: Pa
     client = server.client()
     with PracticePacs(Archive(3), destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs:
         configure(tmp_path, pacs.port, receiver, destination=bucket(name, server.endpoint_url))
-        assert command(tmp_path, "run").returncode == 0
+        assert here(tmp_path, "run")[0] == 0
         keys = sorted(each["Key"] for each in client.list_objects_v2(Bucket=name, Prefix="studies/")["Contents"])
         gone, other, short = keys[0], keys[1], keys[2]
         content = client.get_object(Bucket=name, Key=other)["Body"].read()
@@ -100,7 +99,7 @@ def test_what_each_level_sees_on_s3_and_run_heals(server: S3Server, tmp_path: Pa
         seen = verified(tmp_path, code=3)
         assert (seen["missing"], seen["differs"], seen["checked"]) == ([], [other], len(keys) - 2)
         assert seen["statement"] == f"All {len(keys) - 2} objects, attested: 0 missing, 1 different."
-        command(tmp_path, "run")
+        assert here(tmp_path, "run")[0] == 3  # other bytes stand under a key: a person decides
         healed = verified(tmp_path, "--deep")
         assert (healed["checked"], healed["proof"]) == (len(keys), {"read_back": len(keys)})
 
