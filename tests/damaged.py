@@ -36,10 +36,10 @@ SEALED = {
 """Columns whose change must be found even by whoever believes contents.sha256."""
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, prefix: str = "") -> Path:
     """`dossier` and `bucket` in the folder; returns the dossier."""
-    manifest = Manifest(folder / "m.db", identity={"source": "a", "destination": f"folder:{folder}/bucket", "migration": "damaged"},
-                        policy=RetryPolicy(attempts=1))  # fmt: skip
+    place = f"folder:{folder}/bucket" + (f" prefix {prefix}" if prefix else "")
+    manifest = Manifest(folder / "m.db", identity={"source": "a", "destination": place, "migration": "damaged"}, policy=RetryPolicy(attempts=1))
     manifest.begin_run("run", "öperator", "0" * 64)
     window = swept(manifest, "1.1", "1.2", "1.3", "1.4", claimed=7)
     manifest.commit([StudyFound(StudyRef("1.5"), "20200505", ("SR",), 1, window, excluded="None of its modalities is to be migrated.")])
@@ -48,26 +48,26 @@ def build(folder: Path) -> Path:
         _plan(manifest, study, count)
         _receive(manifest, [_came(study, number) for number in range(count)])
         manifest.commit([RetrieveEnded(StudyRef(study), 0)])
-        proven += _prove(manifest, folder, Proof.ATTESTED)
+        proven += _prove(manifest, folder / "bucket" / prefix, Proof.ATTESTED)
     _plan(manifest, "1.4", 3)
     lost = _came("1.4", 0)
     _receive(manifest, [lost, _came("1.4", 1), _came("1.4", 1, "other"), _came("1.4", 9), _quarantined()])
     manifest.commit([StagedLost(next(item for item in items(manifest, InstanceState.STAGED) if item.ref.sop.endswith(".0")), "gone")])
     manifest.commit([RetrieveEnded(StudyRef("1.4"), 0, "SourceIncomplete", "2 of 3 instances did not come; it's said")])
-    _prove(manifest, folder, Proof.READ_BACK)
+    _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     manifest.commit([InstanceVerified(item, Proof.READ_BACK) for item in proven if item.ref.study == "1.1"])  # proof raised
     again = next(item for item in proven if item.ref.study == "1.2")
     manifest.commit([DestinationLost(again, False, "not there", file_kept=False)])
     _receive(manifest, [_came("1.2", int(again.ref.sop.rpartition(".")[2]))])
-    _prove(manifest, folder, Proof.READ_BACK)
+    _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     accept(manifest, ["1.4"], "the tape is lost", "J. Doe")
     manifest.end_run(3)
     reader = open_reader(manifest.path)
-    page = write_dossier(reader, folder / "dossier", prefix="")
+    page = write_dossier(reader, folder / "dossier", prefix=prefix)
     head = reader.execute("SELECT id, lower(hex(sha256)) FROM seal ORDER BY id DESC LIMIT 1").fetchone()
     reader.close()
     manifest.close()
-    anchors = folder / "bucket" / "_pacs-migrate" / "anchors"
+    anchors = folder / "bucket" / prefix / "_pacs-migrate" / "anchors"
     anchors.mkdir(parents=True)
     (anchors / f"{head[0]:012d}-{head[1][:12]}.json").write_text(json.dumps({"seal": head[0], "head": head[1]}))
     return page.parent
@@ -107,7 +107,7 @@ def _prove(manifest: Manifest, folder: Path, proof: Proof) -> list[Item]:
     staged = items(manifest, InstanceState.STAGED)
     for item in staged:
         more = "other" if item.copy else ""
-        path = folder / "bucket" / _key(item)
+        path = folder / _key(item)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(_content(item.ref.sop, more))
     manifest.commit([InstanceStored(item, Receipt(_key(item), version=f"=v{number}" if number else None)) for number, item in enumerate(staged)])

@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.parse
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -20,7 +21,7 @@ import pytest
 
 from migrate.dicom.part10 import read_header
 from migrate.practice.studies import Archive
-from tests import second_verifier
+from tests import damaged, second_verifier
 from tests.runs import command, data_sets, practice
 
 
@@ -73,6 +74,23 @@ def test_bagit_reads_the_bag(migration: Path, tmp_path: Path) -> None:
     victim.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     done = subprocess.run(bagit, capture_output=True, text=True)
     assert done.returncode == 1 and victim.name in done.stderr
+
+
+def test_keys_with_an_odd_prefix_are_read_by_the_same_tools(tmp_path: Path) -> None:
+    """With a prefix that holds spaces, sha256sum, bagit.py, the verifiers and the Inventory's addresses find the objects."""
+    dossier = damaged.build(tmp_path, "images of 1999/")
+    sums = subprocess.run(["sha256sum", "--strict", "-c", str(dossier / "SHA256SUMS")], cwd=tmp_path / "bucket", capture_output=True, text=True)
+    assert sums.returncode == 0, sums.stderr
+    shutil.copytree(tmp_path / "bucket" / "images of 1999" / "studies", dossier / "bag" / "data" / "images of 1999" / "studies")
+    bag = subprocess.run([sys.executable, "-m", "bagit", "--validate", str(dossier / "bag")], capture_output=True, text=True)
+    assert bag.returncode == 0, bag.stderr
+    verifier = [sys.executable, str(dossier / "verify_dossier.py"), str(dossier), "--objects", str(tmp_path / "bucket")]
+    done = subprocess.run(verifier, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert second_verifier.holds(dossier, tmp_path / "bucket")
+    study = pydicom.dcmread(dossier / "inventory.dcm").InventoriedStudiesSequence[0]
+    address = study.InventoriedSeriesSequence[0].InventoriedInstancesSequence[0].FileAccessSequence[0].FileAccessURI
+    assert Path(urllib.parse.unquote(address.removeprefix("file://"))).is_file()
 
 
 def test_the_tables_say_what_the_bucket_holds(migration: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from migrate import signing
 from tests import damaged, second_verifier
 
-DAMAGES = int(os.environ.get("DOSSIER_DAMAGES", "120"))
+DAMAGES = int(os.environ.get("DOSSIER_DAMAGES", "100"))
 SEED = int(os.environ.get("DOSSIER_DAMAGE_SEED", "1"))
 SOURCE = Path(__file__).parents[2] / "migrate" / "reports" / "verify_dossier.py"
 PROGRAM = compile(SOURCE.read_bytes(), str(SOURCE), "exec")
