@@ -23,7 +23,6 @@ from migrate.model import (  # isort: skip
 
 _ROOT = "1.2.826.0.1.3680043.10.543"
 _CT, _SYNTAX = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1"
-_OF_SERIES = 25
 _WRITE = """
 import sys
 from pathlib import Path
@@ -33,25 +32,26 @@ write_dossier(open_reader(Path(sys.argv[1])), Path(sys.argv[2]), prefix="")
 """
 
 
-def fill(manifest: Manifest, instances: int) -> None:
-    """Studies of 2 series with 25 instances each, all proven."""
+def fill(manifest: Manifest, studies: int, of_series: int) -> None:
+    """Studies of 2 series with so many instances each, all proven."""
     manifest.commit([WindowsPlanned(1, (Window("20000101", "20241231"),))])
-    for first in range(0, instances // (2 * _OF_SERIES), 20):
-        numbers = range(first, min(first + 20, instances // (2 * _OF_SERIES)))
-        manifest.commit([StudyFound(StudyRef(f"{_ROOT}.{n}"), f"20{n % 25:02}{n % 12 + 1:02}{n % 28 + 1:02}", ("CT", "MR"), 50, 1) for n in numbers])
-        _move(manifest, [f"{_ROOT}.{number}" for number in numbers])
-    manifest.commit([WindowAnswered(1, instances // (2 * _OF_SERIES))])
+    at_once = max(500 // of_series, 1)
+    for first in range(0, studies, at_once):
+        numbers = range(first, min(first + at_once, studies))
+        manifest.commit([StudyFound(StudyRef(f"{_ROOT}.{n}"), f"20{n % 25:02}{n % 12 + 1:02}{n % 28 + 1:02}", ("CT", "MR"), 2 * of_series, 1) for n in numbers])
+        _move(manifest, [f"{_ROOT}.{number}" for number in numbers], of_series)
+    manifest.commit([WindowAnswered(1, studies)])
     manifest.set_meta("closed_sweep", "1")
 
 
-def _move(manifest: Manifest, studies: list[str]) -> None:
+def _move(manifest: Manifest, studies: list[str], of_series: int) -> None:
     """Plan, receive, put and prove these studies, a commit each."""
     planned: list[Outcome] = []
     came: list[Outcome] = []
     items = []
     for study in studies:
         plans = tuple(
-            SeriesPlan(f"{study}.{number}", kind, tuple(f"{study}.{number}.{n}" for n in range(_OF_SERIES))) for number, kind in ((1, "CT"), (2, "MR"))
+            SeriesPlan(f"{study}.{number}", kind, tuple(f"{study}.{number}.{n}" for n in range(of_series))) for number, kind in ((1, "CT"), (2, "MR"))
         )
         planned.append(StudyPlanned(StudyRef(study), plans))
         for plan in plans:
@@ -82,6 +82,7 @@ def main() -> None:
     """Fill, write, check; print a row each."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--instances", type=int, default=1_000_000)
+    parser.add_argument("--of-series", type=int, default=25, help="instances of each series; a study has two")
     parser.add_argument("--manifest", type=Path, help="keep the filled manifest here, or take it from here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -90,7 +91,7 @@ def main() -> None:
             began = time.perf_counter()
             manifest = Manifest(path, identity={"source": "a", "destination": "s3://b/", "migration": "benchmark"}, policy=RetryPolicy())
             manifest.begin_run("run", "benchmark", "")
-            fill(manifest, options.instances)
+            fill(manifest, options.instances // (2 * options.of_series), options.of_series)
             manifest.end_run(0)
             manifest.close()
             print(f"filled {options.instances:,} instances in {time.perf_counter() - began:.0f} s, {path.stat().st_size / 2**20:,.0f} MiB")
