@@ -36,11 +36,15 @@ SEALED = {
 """Columns whose change must be found even by whoever believes contents.sha256."""
 
 
+LOST = "000000000007-0123456789ab"
+
+
 def build(folder: Path, prefix: str = "") -> Path:
     """`dossier` and `bucket` in the folder; returns the dossier."""
     place = f"folder:{folder}/bucket" + (f" prefix {prefix}" if prefix else "")
     manifest = Manifest(folder / "m.db", identity={"source": "a", "destination": place, "migration": "damaged"}, policy=RetryPolicy(attempts=1))
     manifest.begin_run("run", "öperator", "0" * 64)
+    manifest.log("manifest restored", f"1,'{'0' * 64}','{LOST}'")  # that anchor is of what was lost then
     window = swept(manifest, "1.1", "1.2", "1.3", "1.4", claimed=7)
     manifest.commit([StudyFound(StudyRef("1.5"), "20200505", ("SR",), 1, window, excluded="None of its modalities is to be migrated.")])
     proven: list[Item] = []
@@ -67,9 +71,12 @@ def build(folder: Path, prefix: str = "") -> Path:
     head = reader.execute("SELECT id, lower(hex(sha256)) FROM seal ORDER BY id DESC LIMIT 1").fetchone()
     reader.close()
     manifest.close()
+    merkle = json.loads(page.with_name("merkle.json").read_text())
     anchors = folder / "bucket" / prefix / "_pacs-migrate" / "anchors"
     anchors.mkdir(parents=True)
-    (anchors / f"{head[0]:012d}-{head[1][:12]}.json").write_text(json.dumps({"seal": head[0], "head": head[1]}))
+    (anchors / f"{LOST}.json").write_text(json.dumps({"migration": "damaged", "seal": 7, "head": "0123456789ab" + "0" * 52, "root": None}))
+    (anchors / "000000000099-ffffffffffff.json").write_text(json.dumps({"migration": "another", "seal": 99, "head": "f" * 64, "root": None}))
+    (anchors / f"{head[0]:012d}-{head[1][:12]}.json").write_text(json.dumps({"migration": "damaged", "seal": head[0], "head": head[1], "root": merkle["root"]}))
     return page.parent
 
 

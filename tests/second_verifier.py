@@ -46,7 +46,7 @@ def holds(folder: Path, objects: Path | None = None) -> bool:
             for row in leaves:
                 raw = (objects / str(row["key"])).read_bytes()
                 demand(hashlib.sha256(raw).hexdigest() == row["file_sha256"] and len(raw) == int(row["size_bytes"] or -1), "object")
-            _anchors(objects, tables["seals.csv.gz"])
+            _anchors(folder, objects, tables)
     except Exception:  # a damaged file breaks its reader in many ways
         return False
     return True
@@ -238,7 +238,16 @@ def _lists(folder: Path, leaves: list[dict[str, str | None]]) -> None:
     demand((folder / "bag" / "manifest-sha256.txt").read_bytes().decode() == "".join(bag), "the bag's manifest")
 
 
-def _anchors(objects: Path, seals: list[dict[str, str | None]]) -> None:
+def _anchors(folder: Path, objects: Path, tables: dict[str, list[dict[str, str | None]]]) -> None:
+    seals = tables["seals.csv.gz"]
+    migration = json.loads((folder / "report.json").read_text())["migration"]
+    root = json.loads((folder / "merkle.json").read_text())["root"]
+    lost: set[str] = set()
+    for event in tables["events.csv.gz"]:
+        if event["kind"] == "manifest restored":
+            lost |= set((_quoted(event["detail"] or "")[2] or "").split(" "))
     for path in objects.rglob("_pacs-migrate/anchors/*.json"):
         anchor = json.loads(path.read_text())
-        demand(anchor["seal"] <= len(seals) and seals[anchor["seal"] - 1]["sha256"] == anchor["head"], "an anchor")
+        if anchor["migration"] == migration and path.stem not in lost:
+            demand(anchor["seal"] <= len(seals) and seals[anchor["seal"] - 1]["sha256"] == anchor["head"], "an anchor")
+            demand(anchor["seal"] < len(seals) or anchor["root"] in (None, root), "an anchor's root")

@@ -6,9 +6,8 @@ Exit: 0 all of it holds, 1 something does not, 2 usage. The signature is checked
 ssh-keygen -Y verify -f SIGNERS -I NAME -n pacs-migrate -s dossier.sig < contents.sha256
 """
 
-import argparse, csv, glob, gzip, hashlib, heapq, io, itertools, json
-import os, re, sqlite3, sys, tempfile, time
-from collections import Counter
+import argparse, collections, csv, gzip, hashlib, heapq, io, itertools, json
+import pathlib, re, sqlite3, sys, tempfile, time
 
 STATES = ("expected", "staged", "stored", "verified")
 STUDY_STATES = ("found", "planned", "retrieved", "migrated", "excluded", "parked", "accepted")
@@ -22,14 +21,14 @@ HEAD, CONTENTS = ("id", "at", "run", "operator", "host", "version"), "contents.s
 BESIDE = {CONTENTS, "dossier.sig", "dossier.tsq", "dossier.tsr"}
 SEALS_AT_ONCE = 100_000  # so many hashes are open at a time; more seals take more walks through the instances
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-TABLES = """PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-32768; BEGIN; CREATE TABLE back(line BLOB, seal INTEGER);
+TABLES = """PRAGMA journal_mode=OFF; PRAGMA cache_size=-32768; BEGIN; CREATE TABLE back(line BLOB, seal INTEGER);
 CREATE TABLE conflict(uids TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE object(key TEXT PRIMARY KEY, size INTEGER, sha256 TEXT);
 CREATE TABLE study(uid TEXT PRIMARY KEY, state TEXT, listed TEXT, row TEXT) WITHOUT ROWID"""
 as_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def sha256(path):
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -66,8 +65,8 @@ class Tree:
 
 class Check:
     def __init__(self, options, scratch):
-        self.options, self.folder, self.count, self.quarantined = options, options.dossier, 0, 0
-        self.seal, self.head, self.at = 0, "", 0
+        self.options, self.folder, self.count, self.quarantined, self.lost = options, options.dossier, 0, 0, []
+        self.seal, self.head, self.at, self.migration, self.root = 0, "", 0, None, None
         self.scratch = sqlite3.connect(scratch, isolation_level=None)
         self.scratch.executescript(TABLES)
 
@@ -76,8 +75,7 @@ class Check:
 
     def rows(self, name):
         """The rows of a CSV file as dicts: None for an empty cell, without the apostrophe that keeps spreadsheets from calculating."""
-        path = os.path.join(self.folder, name)
-        with gzip.open(path) if name.endswith(".gz") else open(path, "rb") as raw:
+        with gzip.open(self.folder / name) if name.endswith(".gz") else (self.folder / name).open("rb") as raw:
             reader = csv.reader(io.TextIOWrapper(raw, encoding="utf-8", newline=""), strict=True)
             head = next(reader)
             for number, row in enumerate(reader, 1):
@@ -100,18 +98,17 @@ class Check:
     def files(self):
         """Each file as contents.sha256 lists it, and no other."""
         listed = [""]
-        with open(os.path.join(self.folder, CONTENTS), encoding="utf-8", newline="\n") as file:
+        with (self.folder / CONTENTS).open(encoding="utf-8", newline="\n") as file:
             for number, each in enumerate(file, 1):
                 found = re.fullmatch(r"([0-9a-f]{64})  ([^/\n][^\n]*)\n", each)
                 if not found or not found[2] > listed[-1] or ".." in found[2].split("/"):
                     self.wrong(f"{CONTENTS} line {number}", "is no line of sha256sum, or not in the order of names")
-                elif not os.path.isfile(os.path.join(self.folder, found[2])):
+                elif not (self.folder / found[2]).is_file():
                     self.wrong(found[2], "is missing")
-                elif sha256(os.path.join(self.folder, found[2])) != found[1]:
+                elif sha256(self.folder / found[2]) != found[1]:
                     self.wrong(found[2], f"is not the file that {CONTENTS} lists")
                 listed += [found[2]] if found else []
-        paths = (os.path.join(parent, name) for parent, _, names in os.walk(self.folder) for name in names)
-        found = {os.path.relpath(path, self.folder).replace(os.sep, "/") for path in paths}
+        found = {path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()}
         for name in sorted(name for name in found - {*listed} - BESIDE if not name.startswith("bag/data/")):
             self.wrong(name, f"is not listed in {CONTENTS}")
         for name in sorted(FILES - {*listed}):
@@ -123,6 +120,7 @@ class Check:
         for event in self.rows("events.csv.gz"):
             kind, study, detail = event["kind"], event["study"], event["detail"]
             self.quarantined += kind == "file quarantined"
+            self.lost += literals(detail)[2].split() if kind == "manifest restored" else []
             if kind in ("instance fell back", "copy fell back", "proof raised"):
                 values = literals(detail)
                 for at, (step, fields) in zip((3, 13, 18), STEPS, strict=True):
@@ -179,16 +177,15 @@ class Check:
 
     def walk(self):
         """Studies with their instances: counts, what was listed, the Merkle root, the lists of checksums, the objects."""
-        with open(os.path.join(self.folder, "report.json"), encoding="utf-8") as file:  # its exceptions come last, and may be many
+        with (self.folder / "report.json").open(encoding="utf-8") as file:  # its exceptions come last, and may be many
             report = json.loads("".join(itertools.takewhile(lambda each: each[:13] != ' "exceptions"', file)).rstrip(",\n") + "}")
-        with open(os.path.join(self.folder, "merkle.json"), encoding="utf-8") as file:
-            merkle = json.load(file)
+        merkle, self.migration = json.loads((self.folder / "merkle.json").read_bytes()), report["migration"]
         lists = {name: hashlib.sha256() for name in ("SHA256SUMS", "bag/manifest-sha256.txt")}
-        counts, tree, leaves, before = Counter(), Tree(), 0, ""
+        counts, tree, leaves, before = collections.Counter(), Tree(), 0, ""
         groups = itertools.groupby(self.instances(), key=lambda row: row["study"])
         group = next(groups, None)
         for study in self.rows("studies.csv"):
-            uid, mine, states, listed, number = study["study"], Tree(), Counter(), hashlib.sha256(), 0
+            uid, mine, states, listed, number = study["study"], Tree(), collections.Counter(), hashlib.sha256(), 0
             if not uid > before or (group and group[0] < uid):
                 raise ValueError(f"study {uid} in studies.csv, or {group and group[0]} in instances.csv.gz, is not where it belongs")
             before = uid
@@ -236,12 +233,13 @@ class Check:
         at, is_open = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.at // 1000)), any(counts["studies", name] for name in OPEN)
         truth = {"generated_at": at, "complete": report["complete"] and not is_open}
         facts += [("report.json", name, report[name], right) for name, right in truth.items()]
-        roots = {"seal": self.seal, "head": self.head, "studies": tree.leaves, "leaves": leaves, "root": tree.root()}
+        self.root = tree.root()
+        roots = {"seal": self.seal, "head": self.head, "studies": tree.leaves, "leaves": leaves, "root": self.root}
         facts += [("merkle.json", name, merkle[name], right) for name, right in roots.items()]
-        facts += [(name, "its SHA-256", sha256(os.path.join(self.folder, name)), right.hexdigest()) for name, right in lists.items()]
+        facts += [(name, "its SHA-256", sha256(self.folder / name), right.hexdigest()) for name, right in lists.items()]
         for place, what, said, right in (fact for fact in facts if fact[2] != fact[3]):
             self.wrong(place, f"says {what}: {said}; the tables give {right}")
-        print(f"{tree.leaves} studies with {leaves} proven objects; seal {self.seal}, head {self.head}, Merkle root {tree.root()}")
+        print(f"{tree.leaves} studies with {leaves} proven objects; seal {self.seal}, head {self.head}, Merkle root {self.root}")
 
     def object(self, row):
         """A proven object: its key, and itself in the folder, and in the list from the bucket."""
@@ -249,45 +247,45 @@ class Check:
         beside = f"~{row['dataset_sha256'][:12]}" if row["beside"] == "1" else ""
         if not key.endswith(f"studies/{row['study']}/series/{row['series']}/instances/{row['sop']}{beside}.dcm"):
             self.wrong("instances.csv.gz", f"has an object under another key than its UIDs give: {key}")
-        path = os.path.join(options.objects or "", key)
-        if options.objects and not os.path.isfile(path):
+        path = (options.objects or self.folder) / key
+        if options.objects and not path.is_file():
             self.wrong(key, "is missing")
-        elif options.objects and (os.path.getsize(path) != truth[0] or sha256(path) != truth[1]):
+        elif options.objects and (path.stat().st_size != truth[0] or sha256(path) != truth[1]):
             self.wrong(key, "has other bytes than those that were proven")
         size, taken = self.scratch.execute("SELECT size, sha256 FROM object WHERE key = ?", (key,)).fetchone() or (None, None)
         if options.list and (size, taken or truth[1]) != truth:
             self.wrong(key, "is not in the list" if size is None else "is in the list with another size or SHA-256")
 
     def listing(self):
-        with open(self.options.list, encoding="utf-8") as file:
+        with self.options.list.open(encoding="utf-8") as file:
             objects = ((each.rstrip("\n") + "\t").split("\t")[:3] for each in file)
             self.scratch.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?)", objects)
 
     def anchors(self):
         """Anchors among the objects: none of them may know a seal that this chain does not have."""
-        heads = {}
-        for path in glob.glob(os.path.join(self.options.objects, "**", "_pacs-migrate", "anchors", "*.json"), recursive=True):
-            with open(path, encoding="utf-8") as file:
-                anchor = json.load(file)
-            heads[anchor["seal"]] = (path, anchor["head"])
-        mine = {int(row["id"]): row["sha256"] for row in self.rows("seals.csv.gz") if int(row["id"]) in heads}
-        for seal, (path, head) in sorted(heads.items()):
-            if mine.get(seal) != head:
-                self.wrong(path, f"anchors seal {seal} as {head}; this dossier has {mine.get(seal)}: it is older, cut off or rewritten")
+        found = sorted(path for path in self.options.objects.rglob("_pacs-migrate/anchors/*.json") if path.stem not in self.lost)
+        anchors = {path: each for path in found if self.migration in (None, (each := json.loads(path.read_bytes()))["migration"])}
+        seals = {each["seal"] for each in anchors.values()}
+        mine = {int(row["id"]): row["sha256"] for row in self.rows("seals.csv.gz") if int(row["id"]) in seals}
+        for path, each in anchors.items():
+            if mine.get(each["seal"]) != each["head"]:
+                self.wrong(path, f"anchors seal {each['seal']}; this dossier ends with {self.seal}: it is older, cut off or rewritten")
+            elif each["seal"] == self.seal and each["root"] not in (None, self.root):
+                self.wrong(path, f"has the Merkle root {each['root']}; the tables give {self.root}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dossier", metavar="DIR")
-    parser.add_argument("--objects", metavar="FOLDER", help="folder destination or downloaded bucket: size and SHA-256 of each object")
-    parser.add_argument("--list", metavar="FILE", help="of the bucket: lines of key, size and perhaps SHA-256 in hex, separated by tabs")
+    parser.add_argument("dossier", metavar="DIR", type=pathlib.Path)
+    parser.add_argument("--objects", metavar="FOLDER", type=pathlib.Path, help="folder destination or downloaded bucket")
+    parser.add_argument("--list", metavar="FILE", type=pathlib.Path, help="of the bucket: key, size and perhaps SHA-256, separated by tabs")
     options = parser.parse_args()
     for path in (options.dossier, options.objects, options.list):
-        if path and not os.path.exists(path):
+        if path and not path.exists():
             parser.error(f"there is no {path}")
     csv.field_size_limit(1 << 30)
     with tempfile.TemporaryDirectory() as scratch:
-        check = Check(options, os.path.join(scratch, "scratch.db"))
+        check = Check(options, pathlib.Path(scratch, "scratch.db"))
         works = {CONTENTS: check.files, "events.csv.gz": check.events, "seals.csv.gz": check.chain, options.list: check.listing,
                  "the tables": check.walk, options.objects: check.anchors}  # fmt: skip
         for place in filter(None, works):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,12 +130,18 @@ def test_a_list_from_the_bucket_is_compared(sound: Path, tmp_path: Path) -> None
         assert (found, words in said, code == 0 or proven[0][0] in said) == (code, True, True), said
 
 
-def test_a_dossier_whose_end_is_missing_is_told_by_the_anchor(sound: Path, tmp_path: Path) -> None:
-    """An older dossier, sound in itself, is not the one that the bucket's anchor knows."""
+@pytest.mark.parametrize(("name", "change", "said"), [
+    ("seal", lambda value: value + 3, "is older, cut off or rewritten"),
+    ("head", lambda value: "0" + value[1:] if value[0] != "0" else "1" + value[1:], "is older, cut off or rewritten"),
+    ("root", lambda value: value[::-1], "has the Merkle root"),
+])  # fmt: skip
+def test_the_anchors_tell_of_another_end(sound: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], said: str) -> None:
+    """A dossier that is sound in itself but ends elsewhere than its anchor is named; anchors of other migrations, and of what was lost, are not."""
     folder = copy(sound, tmp_path / "copy")
-    (anchor,) = (folder / "bucket" / "_pacs-migrate" / "anchors").glob("*.json")
-    seal = int(anchor.name.partition("-")[0])
-    anchor.write_text(anchor.read_text().replace(f'"seal": {seal}', f'"seal": {seal + 3}'))
-    code, said = verify(folder)
-    assert code == 1 and f"anchors seal {seal + 3}" in said and anchor.name in said
+    anchors = folder / "bucket" / "_pacs-migrate" / "anchors"
+    (anchor,) = (path for path in anchors.glob("*.json") if path.stem != damaged.LOST and "another" not in path.read_text())
+    document = json.loads(anchor.read_text())
+    anchor.write_text(json.dumps(document | {name: change(document[name])}))
+    code, found = verify(folder)
+    assert (code, said in found, anchor.name in found, found.count("WRONG")) == (1, True, True, 1), found
     assert not second_verifier.holds(folder / "dossier", folder / "bucket")
