@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 512
 _CHUNK = 200  # facts that a long answer hands on together; 100 such lists may wait
-_FACTS = 20_000  # in one transaction
+_FACTS, _PATIENCE_S = 50_000, 1.0  # in one transaction; and how long the rows of a long answer wait for as many
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
 
@@ -171,14 +171,17 @@ class Pipeline:
             self._wake.set()
 
     def _take(self, source: queue.Queue[Any]) -> list[Any]:
-        batch = [source.get()]
-        facts = 0
+        """What is there, at least one. Of a long answer, whose end is still to come, many rows together: each page that they touch is written once."""
+        batch, until = [source.get()], time.monotonic() + _PATIENCE_S
+        facts = _facts(batch[0])
+        amid_answer = facts >= _CHUNK
         while len(batch) < _BATCH and facts < _FACTS:
             try:
-                batch.append(source.get_nowait())
+                batch.append(source.get(timeout=max(until - time.monotonic(), 0.0)) if amid_answer else source.get_nowait())
             except queue.Empty:
                 break
-            facts += len(batch[-1]) if isinstance(batch[-1], list) else 0
+            facts += _facts(batch[-1])
+            amid_answer = amid_answer and _facts(batch[-1]) >= _CHUNK
         return batch
 
     def _durable_loop(self) -> None:
@@ -354,3 +357,7 @@ def _expect_open(stages: list[Stage]) -> None:
 
 def _listed(work: Callable[[Any], Iterable[Outcome]], job: Any) -> list[Outcome]:
     return list(work(job))
+
+
+def _facts(entry: object) -> int:
+    return len(entry) if isinstance(entry, list) else 0

@@ -149,8 +149,11 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
         kind, study = str(event["kind"]), event["study"]
         if kind.removeprefix("study ") in ("found", "planned", "retrieved", "migrated", "excluded", "parked", "accepted"):
             states[study] = kind.removeprefix("study ")
-        if kind == "study found" and event["detail"]:
-            rows[study] = [*_quoted(event["detail"]), None, None, "0", None, None]
+        if kind == "studies found":
+            values = _quoted(event["detail"] or "")
+            demand(len(values) % 5 == 0, "five literals for each study found")
+            for at in range(0, len(values), 5):
+                states[values[at]], rows[values[at]] = "found", [*values[at + 1 : at + 5], None, None, "0", None, None]
         elif kind == "study row":
             rows[study] = _quoted(event["detail"] or "")
         elif kind == "study listed":

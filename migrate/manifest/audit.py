@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from migrate.manifest.announcements import KIND, announced
 from migrate.manifest.audit_schema import as_made, schema_of
 from migrate.manifest.audit_study import STUDY_ROW, Study, differs
 from migrate.manifest.sealed import entries, lines_taken_back, literals, quoted, rows_of
@@ -21,7 +22,7 @@ _MOST_NAMED = 5  # studies behind one seal that does not hold
 _WINDOW = ("id", "sweep", "axis", "lo", "hi", "time_lo", "time_hi", "modality", "length(patient)", "length(accession)", "parent", "part_by",
            "purpose", "state", "row_count", "study_count", "outside_count", "error", "detail", "suspicion", "blocks", "accepted_by",
            "accepted_reason", "answered_at")  # fmt: skip
-_TALLIES = "SELECT uid, expected, staged, stored, verified FROM series WHERE study_id = ?"
+_TALLIES = "SELECT uid, expected, staged, stored, verified, waiting_bytes, verified_bytes FROM series WHERE study_id = ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +176,7 @@ class _Auditor:
     def _events(self) -> None:
         """One walk through the log: the first part of each seal, and what rows were last put on record as."""
         runs = {row[0]: row for row in self._connection.execute("SELECT id, operator, host, version FROM run")}
-        self._connection.execute("CREATE TEMP TABLE found(uid TEXT PRIMARY KEY, at INTEGER, detail TEXT) WITHOUT ROWID")
-        self._connection.execute("CREATE TEMP TABLE again(uid TEXT, id INTEGER, at INTEGER, PRIMARY KEY(uid, id)) WITHOUT ROWID")
+        self._connection.execute("CREATE TEMP TABLE found(uid TEXT PRIMARY KEY, at INTEGER, detail TEXT, event INTEGER) WITHOUT ROWID")
         seals = iter(self._seals)
         before = FIRST
         seal: _Seal | None = None
@@ -217,11 +217,13 @@ class _Auditor:
 
     def _note(self, row: Sequence[Any]) -> None:
         number, at, run_id, kind, study, series, sop, detail = row
-        if kind == "study found":
-            if detail is None:  # it went back to that state; the index on studies holds no event of this kind
-                self._connection.execute("INSERT OR IGNORE INTO again VALUES (?, ?, ?)", (study, number, at))
-            else:
-                self._connection.execute("INSERT OR IGNORE INTO found VALUES (?, ?, ?)", (study, at, detail))
+        if kind == KIND:
+            try:
+                rows = [(uid, at, literals_, number) for uid, literals_ in announced(detail or "")]
+            except ValueError:
+                self.say(f"event {number}", "says nothing that can be read")
+                return
+            self._connection.executemany("INSERT OR IGNORE INTO found VALUES (?, ?, ?, ?)", rows)
         elif kind in _BY_KIND:
             try:
                 key = literals(detail or "")[0]
@@ -301,17 +303,15 @@ class _Auditor:
 
     def _studies(self) -> Iterator[Study]:
         columns = ", ".join(STUDY_ROW)
-        for row in self._connection.execute(f"SELECT id, uid, state, found_at, changed_at, {columns} FROM study ORDER BY uid"):
-            found = self._connection.execute("SELECT at, detail FROM found WHERE uid = ?", (row[1],)).fetchone()
+        for row in self._connection.execute(f"SELECT id, uid, state, found_at, changed_at, found_event, {columns} FROM study ORDER BY uid"):
+            found = self._connection.execute("SELECT at, detail FROM found WHERE uid = ? AND event = ?", (row[1], row[5])).fetchone()
             tallies = self._connection.execute(_TALLIES, (row[0],)).fetchall()
-            yield Study(row[0], row[1], row[2], row[3], row[4], row[5:], found, tallies)
+            yield Study(row[0], row[1], row[2], row[3], row[4], row[6:], found, tallies)
 
     def _log(self, study: str) -> list[tuple[Any, ...]]:
-        """(id, kind, time, series, SOP, detail) of the study's events but its coming."""
-        return self._connection.execute(
-            "SELECT id, kind, at, series_uid, sop_uid, detail FROM event WHERE study_uid = ?1 AND kind <> 'study found' UNION ALL "
-            "SELECT id, 'study found', at, NULL, NULL, NULL FROM again WHERE uid = ?1 ORDER BY id", (study,)
-        ).fetchall()
+        """(id, kind, time, series, SOP, detail) of the study's own events."""
+        question = "SELECT id, kind, at, series_uid, sop_uid, detail FROM event WHERE study_uid = ? ORDER BY id"
+        return self._connection.execute(question, (study,)).fetchall()
 
     def _add(self, study: str, lines: list[tuple[int, str]]) -> None:
         lines.sort(key=lambda each: each[1])

@@ -6,7 +6,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from migrate.manifest.sealed import Row, literals, quoted
@@ -112,10 +111,15 @@ class Study:
                 say(f"copy {key[2][:12]} of instance {row.sop} of study {self.uid}", "its bytes are not those on record")
 
     def _tallies(self, say: Say, rows: list[Row]) -> None:
-        counted = {series: Counter(row.state for row in group) for series, group in groupby(
-            sorted((row for row in rows if row.copy is None), key=lambda row: row.series), key=lambda row: row.series)}  # fmt: skip
+        counted: Counter[tuple[str, int]] = Counter()
+        size: Counter[tuple[str, int]] = Counter()
+        for row in rows:
+            if row.copy is None:
+                counted[row.series, row.state] += 1
+                size[row.series, row.state] += row.size_bytes or 0
         for series, *tally in self.tallies:
-            if tally != [counted.get(series, Counter())[state] for state in range(4)]:
+            waiting, verified = size[series, 1] + size[series, 2], size[series, 3]
+            if tally != [*(counted[series, state] for state in range(4)), waiting, verified]:
                 say(f"series {series} of study {self.uid}", "its tallies are not what its instances add up to")
 
 

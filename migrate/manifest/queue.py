@@ -97,13 +97,13 @@ class Queue:
     def studies_to_confirm(self, limit: int) -> list[StudyRef]:
         """Studies of which everything is proven, to be asked for once more before they close."""
         rows = self.connection.execute(
-            "SELECT uid FROM study WHERE state = 2 AND stage = 'confirm' AND not_before <= ? ORDER BY id LIMIT ?", (now_ms(), limit)
+            "SELECT uid FROM study WHERE state = 2 AND state < 3 AND stage = 'confirm' AND not_before <= ? ORDER BY id LIMIT ?", (now_ms(), limit)
         )
         return [StudyRef(uid) for (uid,) in rows]
 
     def _due(self, state: StudyState, limit: int) -> list[tuple[int, str]]:
         return self.connection.execute(
-            "SELECT id, uid FROM study WHERE state = ? AND not_before <= ? AND coalesce(stage, '') NOT IN ('upload', 'verify') "
+            "SELECT id, uid FROM study WHERE state = ? AND state < 3 AND not_before <= ? AND coalesce(stage, '') NOT IN ('upload', 'verify') "
             "ORDER BY id LIMIT ?",
             (int(state), now_ms(), limit),
         ).fetchall()
@@ -126,7 +126,7 @@ class Queue:
         question = "SELECT min(not_before) AS due FROM window WHERE state = 0 AND not_before > 0"
         if not windows_only:
             question = (
-                f"SELECT min(due) FROM ({question} UNION ALL SELECT min(not_before) FROM study WHERE state IN (0, 1, 2) AND not_before > 0 "
+                f"SELECT min(due) FROM ({question} UNION ALL SELECT min(not_before) FROM study WHERE state < 3 AND not_before > 0 "
                 "AND (state < 2 OR stage IN ('upload', 'verify', 'confirm')))"
             )
         due: int | None = self.connection.execute(question).fetchone()[0]

@@ -39,8 +39,8 @@ CREATE TABLE window(
   part_by TEXT CHECK(part_by IN ('date', 'time', 'modality', 'patient', 'accession')), -- the key by which the parent was cut
   purpose TEXT NOT NULL DEFAULT 'cover' CHECK(purpose IN ('cover', 'check', 'again', 'look')), -- check, again: only compared with the parent; look: never blocks
   state INTEGER NOT NULL DEFAULT 0 CHECK(state BETWEEN 0 AND 4), -- 0 planned, 1 answered, 2 failed, 3 split, 4 dropped: the PACS ignores its key
-  row_count INTEGER,                 -- rows in the answer
-  study_count INTEGER,               -- different studies in it
+  row_count INTEGER,                 -- rows in the answer; of its largest C-FIND where it took several
+  study_count INTEGER,               -- different studies in it; of its largest C-FIND
   outside_count INTEGER NOT NULL DEFAULT 0, -- studies that do not fit the question
   attempts INTEGER NOT NULL DEFAULT 0, -- times asked in vain
   not_before INTEGER NOT NULL DEFAULT 0, -- time of the next try
@@ -92,10 +92,12 @@ CREATE TABLE study(
   detail TEXT,                       -- sentence about it
   found_sweep INTEGER,               -- first sweep that showed it; NULL: it came without being listed
   seen_sweep INTEGER,                -- last sweep that showed it
+  found_event INTEGER NOT NULL,      -- the event 'studies found' that tells of it and of others found with it; none is added without one
   found_at INTEGER NOT NULL,         -- time
   changed_at INTEGER NOT NULL        -- time of the last change of state
 ) STRICT;
-CREATE INDEX study_queue ON study(state, not_before) WHERE state IN (0, 1, 2);
+CREATE INDEX study_queue ON study(state) WHERE state < 3; -- a list of states here would be built anew for every row that is added
+CREATE INDEX study_due ON study(not_before) WHERE not_before > 0;
 
 -- One row for each series of a study, with the tallies that serve as work queues.
 CREATE TABLE series(
@@ -107,6 +109,8 @@ CREATE TABLE series(
   staged INTEGER NOT NULL DEFAULT 0, -- "
   stored INTEGER NOT NULL DEFAULT 0, -- "
   verified INTEGER NOT NULL DEFAULT 0, -- "
+  waiting_bytes INTEGER NOT NULL DEFAULT 0, -- size of its staged and stored instances, kept by triggers
+  verified_bytes INTEGER NOT NULL DEFAULT 0, -- size of its verified instances
   UNIQUE(study_id, uid)
 ) STRICT;
 CREATE INDEX series_upload ON series(id) WHERE staged > 0;
@@ -245,7 +249,7 @@ CREATE TABLE event(
   sop_uid TEXT,                      -- instance
   detail TEXT                        -- more about it; never names, IDs or birth dates
 ) STRICT;
-CREATE INDEX event_study ON event(study_uid) WHERE kind <> 'study found'; -- each study has that one: an index on it doubled a sweep's cost
+CREATE INDEX event_study ON event(study_uid) WHERE study_uid IS NOT NULL;
 CREATE INDEX event_check ON event(id) WHERE kind IN ('destination verified', 'source compared');
 CREATE INDEX event_staging ON event(id) WHERE kind IN ('staging opened', 'staging left');
 
@@ -280,7 +284,11 @@ CREATE TRIGGER study_is_new BEFORE INSERT ON study
   SELECT RAISE(ABORT, 'law: studies are never replaced');
 END;
 CREATE TRIGGER study_stays BEFORE DELETE ON study BEGIN SELECT RAISE(ABORT, 'law: studies are never deleted'); END;
-CREATE TRIGGER study_is_who_it_is BEFORE UPDATE OF uid ON study BEGIN SELECT RAISE(ABORT, 'law: UIDs do not change'); END;
+CREATE TRIGGER study_is_who_it_is BEFORE UPDATE OF uid, found_event ON study BEGIN SELECT RAISE(ABORT, 'law: UIDs do not change'); END;
+CREATE TRIGGER study_is_told_of BEFORE INSERT ON study
+  WHEN (SELECT kind FROM event WHERE id = NEW.found_event) IS NOT 'studies found' BEGIN
+  SELECT RAISE(ABORT, 'law: an event tells of a study before it is added');
+END;
 
 CREATE TRIGGER instance_begins BEFORE INSERT ON instance WHEN NEW.state > 1 BEGIN
   SELECT RAISE(ABORT, 'law: an instance begins as expected or staged');
@@ -324,12 +332,16 @@ CREATE TRIGGER event_is_final BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, '
 -- ---- the tallies --------------------------------------------------------------------------------------------------------
 
 CREATE TRIGGER instance_counted AFTER INSERT ON instance BEGIN
-  UPDATE series SET expected = expected + (NEW.state = 0), staged = staged + (NEW.state = 1) WHERE id = NEW.series_id;
+  UPDATE series SET expected = expected + (NEW.state = 0), staged = staged + (NEW.state = 1),
+    waiting_bytes = waiting_bytes + CASE NEW.state WHEN 1 THEN NEW.size_bytes ELSE 0 END WHERE id = NEW.series_id;
 END;
 CREATE TRIGGER instance_recounted AFTER UPDATE OF state ON instance WHEN OLD.state <> NEW.state BEGIN
   UPDATE series SET
     expected = expected + (NEW.state = 0) - (OLD.state = 0), staged = staged + (NEW.state = 1) - (OLD.state = 1),
-    stored = stored + (NEW.state = 2) - (OLD.state = 2), verified = verified + (NEW.state = 3) - (OLD.state = 3)
+    stored = stored + (NEW.state = 2) - (OLD.state = 2), verified = verified + (NEW.state = 3) - (OLD.state = 3),
+    waiting_bytes = waiting_bytes + CASE WHEN NEW.state BETWEEN 1 AND 2 THEN NEW.size_bytes ELSE 0 END
+      - CASE WHEN OLD.state BETWEEN 1 AND 2 THEN OLD.size_bytes ELSE 0 END,
+    verified_bytes = verified_bytes + CASE NEW.state WHEN 3 THEN NEW.size_bytes ELSE 0 END - CASE OLD.state WHEN 3 THEN OLD.size_bytes ELSE 0 END
   WHERE id = NEW.series_id;
 END;
 
@@ -364,10 +376,6 @@ CREATE TRIGGER event_habit_changed AFTER UPDATE ON habit BEGIN
   INSERT INTO event(at, run_id, kind, detail)
     VALUES (NEW.learned_at, (SELECT max(id) FROM run), 'habit',
       quote(NEW.name) || ',' || quote(NEW.value) || ',' || quote(NEW.detail) || ',' || quote(NEW.learned_at));
-END;
-CREATE TRIGGER event_study_found AFTER INSERT ON study BEGIN
-  INSERT INTO event(at, run_id, kind, study_uid, detail) VALUES (NEW.found_at, (SELECT max(id) FROM run), 'study found', NEW.uid,
-      quote(NEW.date) || ',' || quote(NEW.time) || ',' || quote(NEW.modalities) || ',' || quote(NEW.claimed_instances));
 END;
 CREATE TRIGGER event_study_row AFTER UPDATE OF date, time, modalities, claimed_instances, claimed_by_series, listed_instances, attempts, error,
   detail ON study WHEN OLD.date IS NOT NEW.date OR OLD.time IS NOT NEW.time OR OLD.modalities <> NEW.modalities

@@ -16,6 +16,7 @@ from migrate import __version__
 from migrate.errors import LawBroken
 from migrate.failpoints import reach
 from migrate.manifest import arrivals, settlement, studies, windows
+from migrate.manifest.announcements import announce
 from migrate.manifest.file import claim_identity, disk_error, now_ms, open_writer, telling_disk
 from migrate.manifest.seals import Sealer
 from migrate.model import (
@@ -79,6 +80,7 @@ class Manifest:
         self.first_sweep: int | None = None
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
         self.studies_found = 0  # new ones, since the file was opened
+        self.repeats = False  # whether the last rows of a sweep showed nothing that it had not shown already
         self.arrived: dict[str, dict[tuple[str, str, int | None], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
         self._studies: dict[str, int] = {}
         self._series: dict[tuple[str, str], int] = {}
@@ -284,7 +286,8 @@ class Manifest:
             if row is None:
                 now = now_ms()
                 StudyRef(uid)
-                self.execute("INSERT INTO study(uid, found_at, changed_at) VALUES (?, ?, ?)", uid, now, now)
+                event = announce(self, [(uid, None, None, "", None)], now)
+                self.execute("INSERT INTO study(uid, found_event, found_at, changed_at) VALUES (?, ?, ?, ?)", uid, event, now, now)
                 row = self.one("SELECT id FROM study WHERE uid = ?", uid)
             self._remember(self._studies, uid, row[0])
         return self._studies[uid]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
 from migrate.manifest.seals import text
 from migrate.manifest.windows import AXIS_BITS
@@ -17,29 +19,50 @@ if TYPE_CHECKING:
     from migrate.manifest.store import Manifest
 
 
-_LOOKED_UP = 500
+_AT_ONCE, _LOOKED_UP = 20_000, 500
+_KNOWN = "SELECT uid, id, state, date, claimed_instances, seen_sweep FROM study WHERE uid IN"
+_ADD = (
+    "INSERT INTO study(id, uid, date, time, modalities, claimed_instances, axes, found_sweep, seen_sweep, found_event, found_at, changed_at) "
+    "VALUES (?,?,?,?,?,?,?,?,?,?,?,?)"
+)
+_MERGED = "ON CONFLICT DO UPDATE SET outside = min(outside, excluded.outside)"
+_SEEN = (
+    "INSERT INTO sighting SELECT ?1, id, ?2 FROM study WHERE uid = ?3 AND seen_sweep = ?4 AND claimed_instances IS ?5 "
+    f"AND (?6 IS NULL OR date = ?6) AND state <> {int(StudyState.EXCLUDED)} {_MERGED}"
+)
 
 
 def found(manifest: Manifest, rows: Sequence[StudyFound]) -> None:
     """STUDY rows, many at once: new studies, and known ones whose claim changed and that are planned anew."""
     asked = {row.window_id for row in rows if row.window_id is not None}
     windows = {window_id: manifest.one("SELECT sweep, axis FROM window WHERE id = ?", window_id) for window_id in asked}
-    for first in range(0, len(rows), _LOOKED_UP):
-        _found(manifest, rows[first : first + _LOOKED_UP], windows)
+    first = 0
+    while first < len(rows):
+        some = rows[first : first + _LOOKED_UP]
+        if not (manifest.repeats and _only_seen(manifest, some, windows)):
+            some = rows[first : first + _AT_ONCE]
+            manifest.repeats = _found(manifest, some, windows)
+        first += len(some)
 
 
-def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> None:
-    marks = ",".join("?" * len(rows))
-    known: dict[str, tuple[Any, ...]] = {
-        row[0]: row
-        for row in manifest.connection.execute(
-            f"SELECT uid, id, state, date, claimed_instances, seen_sweep FROM study WHERE uid IN ({marks})",
-            [row.study.study for row in rows],
-        )
-    }
-    now, next_id = now_ms(), manifest.one("SELECT coalesce(max(id), 0) + 1 FROM study")[0]
+def _only_seen(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> bool:
+    """Note that they were shown again; False, with nothing lost, where one is new, differs, or is shown for the first time in its sweep."""
+    shown = []
+    for row in rows:
+        sweep = windows.get(row.window_id or 0)
+        if sweep is None or row.excluded:
+            return False
+        shown.append((row.window_id, int(row.outside), row.study.study, sweep[0], row.claimed_instances, row.date))
+    return manifest.connection.executemany(_SEEN, shown).rowcount == len(shown)
+
+
+def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> bool:
+    """True if all of them were known and unchanged."""
+    known = _known(manifest, rows)
+    next_id = manifest.one("SELECT coalesce(max(id), 0) + 1 FROM study")[0]
     new: dict[str, int] = {}
-    inserted, unchanged, sightings = [], [], []
+    added, sightings = [], []
+    unchanged: dict[tuple[int, int], list[int]] = {}
     differing: list[tuple[StudyFound, int | None, int]] = []
     for row in rows:
         uid, window_id = row.study.study, row.window_id
@@ -47,15 +70,14 @@ def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int,
         bit = 0 if row.outside and axis != "date" else AXIS_BITS.get(axis, 0)
         before = known.get(uid)
         if before is not None:
-            study_id = before[1]
-            _, _, state, date, claimed, seen = before
+            _, study_id, state, date, claimed, seen = before
             if (
-                claimed is None or claimed != row.claimed_instances or (row.date is not None and date != row.date)
+                claimed != row.claimed_instances or (claimed is None and seen != sweep) or (row.date is not None and date != row.date)
                 or row.excluded or state == _EXCLUDED
             ):  # fmt: skip
                 differing.append((row, sweep, bit))
-            elif seen != sweep:  # the axis alone is noted when the window has been answered, for all of its studies at once
-                unchanged.append((sweep or 0, sweep, bit, study_id))
+            elif seen != sweep and sweep is not None:  # the axis alone is noted when the window has been answered, for all at once
+                unchanged.setdefault((sweep, bit), []).append(study_id)
         elif uid in new:
             study_id = new[uid]
             differing.append((row, sweep, bit))
@@ -63,26 +85,42 @@ def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int,
             continue
         else:
             study_id = new[uid] = next_id + len(new)
-            modalities = "\\".join(row.modalities)
-            inserted.append((study_id, uid, row.date, row.time, modalities, row.claimed_instances, bit, sweep, sweep, now, now))
+            added.append((study_id, uid, row.date, row.time, "\\".join(row.modalities), row.claimed_instances, bit, sweep, sweep))
             if row.excluded:
                 differing.append((row, sweep, bit))
         if sweep is not None:
             sightings.append((window_id, study_id, int(row.outside)))
-    manifest.connection.executemany(
-        "INSERT INTO study(id, uid, date, time, modalities, claimed_instances, axes, found_sweep, seen_sweep, found_at, changed_at) "
-        "VALUES (?,?,?,?,?,?,?,?,?,?,?)", inserted,
-    )  # fmt: skip
-    manifest.studies_found += len(new)
+    if added:
+        _add(manifest, added)
+        manifest.studies_found += len(added)
     for each in differing:
         _seen_again(manifest, *each)
-    manifest.connection.executemany(
-        "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ? WHERE id = ?",
-        unchanged,
-    )
-    manifest.connection.executemany(
-        "INSERT INTO sighting VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET outside = min(outside, excluded.outside)", sightings
-    )
+    for (sweep, bit), study_ids in unchanged.items():
+        manifest.execute(
+            "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?1), found_sweep = coalesce(found_sweep, ?1), axes = axes | ?2 "
+            "WHERE id IN (SELECT value FROM json_each(?3))", sweep, bit, json.dumps(study_ids),
+        )  # fmt: skip
+    manifest.connection.executemany(f"INSERT INTO sighting VALUES (?, ?, ?) {_MERGED}", sightings)
+    return not added and not differing
+
+
+def _add(manifest: Manifest, studies: Sequence[tuple[Any, ...]]) -> None:
+    """New rows, up to and with `seen_sweep`, and the events that tell of them."""
+    now = now_ms()
+    for first in range(0, len(studies), AT_ONCE):
+        some = studies[first : first + AT_ONCE]
+        event = announce(manifest, (study[1:6] for study in some), now)
+        manifest.connection.executemany(_ADD, [(*study, event, now, now) for study in some])
+
+
+def _known(manifest: Manifest, rows: Sequence[StudyFound]) -> dict[str, tuple[Any, ...]]:
+    """What the manifest holds of these studies, by UID; looked up in the order of the index, which spares it half the way."""
+    uids = sorted({row.study.study for row in rows})
+    known: dict[str, tuple[Any, ...]] = {}
+    for first in range(0, len(uids), _LOOKED_UP):
+        some = uids[first : first + _LOOKED_UP]
+        known |= {row[0]: row for row in manifest.connection.execute(f"{_KNOWN} ({','.join('?' * len(some))})", some)}
+    return known
 
 
 _EXCLUDED = int(StudyState.EXCLUDED)

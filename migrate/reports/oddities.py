@@ -17,7 +17,7 @@ ORDER BY id
 # What SERIES rows claimed wrongly is in the log. Only notes of the last plan count: an older answer may have been mended since.
 _CLAIMS_BY_SERIES = """
 SELECT note.study_uid, note.detail FROM event AS note WHERE note.kind = 'counts differ' AND note.id > coalesce((
-  SELECT id FROM event WHERE study_uid = note.study_uid AND kind <> 'study found' AND kind = 'study planned' ORDER BY id DESC LIMIT 1 OFFSET 1), 0)
+  SELECT id FROM event WHERE study_uid = note.study_uid AND kind = 'study planned' ORDER BY id DESC LIMIT 1 OFFSET 1), 0)
 ORDER BY note.study_uid, note.id
 """
 _CLAIMS = """

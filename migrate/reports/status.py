@@ -40,10 +40,7 @@ def totals(connection: sqlite3.Connection) -> dict[str, Any]:
     studies = {state.name.lower(): 0 for state in StudyState}
     for state, count in connection.execute("SELECT state, count(*) FROM study GROUP BY state"):
         studies[StudyState(state).name.lower()] = count
-    sizes = connection.execute(
-        "SELECT coalesce(sum(CASE WHEN state IN (1, 2) THEN size_bytes END), 0), "
-        "coalesce(sum(CASE WHEN state = 3 THEN size_bytes END), 0) FROM instance"
-    ).fetchone()
+    sizes = connection.execute("SELECT coalesce(sum(waiting_bytes), 0), coalesce(sum(verified_bytes), 0) FROM series").fetchone()
     return {
         "studies": studies,
         "instances": instance_counts(connection),

@@ -18,7 +18,7 @@ STEPS = (("staged", STAGED), ("stored", ("stored_at", "version", "checksum", "be
 ROW = ("date", "time", "modalities", "claimed_instances", "claimed_by_series", "listed_instances", "attempts", "error", "detail")
 FILES = {"verify_dossier.py", "instances.csv.gz", "events.csv.gz", "seals.csv.gz", "merkle.json", "report.json", "studies.csv"}
 HEAD, CONTENTS = ("id", "at", "run", "operator", "host", "version"), "contents.sha256"
-BESIDE = {CONTENTS, "dossier.sig", "dossier.tsq", "dossier.tsr"}
+BESIDE, FOUND = {CONTENTS, "dossier.sig", "dossier.tsq", "dossier.tsr"}, r"'([0-9.]+)'((?:,(?:'(?:[^']|'')*'|\w+)){4})"  # five literals a study
 SEALS_AT_ONCE = 100_000  # so many hashes are open at a time; more seals take more walks through the instances
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 TABLES = """PRAGMA journal_mode=OFF; PRAGMA cache_size=-32768; BEGIN; CREATE TABLE back(line BLOB, seal INTEGER);
@@ -129,12 +129,12 @@ class Check:
                         self.scratch.execute("INSERT INTO back VALUES (?, ?)", (line("step", *uids, step, *values_then), int(values[at])))
             elif kind == "instance conflict":
                 self.scratch.execute("INSERT OR IGNORE INTO conflict VALUES (?)", (f"{study} {event['series']} {event['sop']}",))
-            elif kind == "study listed":
-                self.scratch.execute(put.format("listed"), (study, ",".join(map(str, literals(detail)))))
+            elif kind in ("study listed", "study row"):
+                self.scratch.execute(put.format(kind[6:]), (study, detail))
             elif kind[:6] == "study " and kind[6:] in STUDY_STATES:
                 self.scratch.execute(put.format("state"), (study, kind[6:]))
-            if kind == "study row" or (kind == "study found" and detail):
-                self.scratch.execute(put.format("row"), (study, detail if kind == "study row" else detail + ",NULL,NULL,0,NULL,NULL"))
+            for uid, row in re.findall(FOUND, detail) if kind == "studies found" else ():
+                self.scratch.execute("REPLACE INTO study(uid, state, row) VALUES (?, 'found', ?)", (uid, f"{row[1:]},NULL,NULL,0,NULL,NULL"))
 
     def steps(self):
         """(line, seal) of each step that an instance stands on, sorted, as its row has it."""
@@ -222,7 +222,7 @@ class Check:
             values = dict(zip(ROW, literals(logged[1]), strict=False), state=logged[0], **{name: str(states[name]) for name in STATES})
             if differing := [f"{name} {study[name]}" for name, value in values.items() if name in study and study[name] != value]:
                 self.wrong(f"study {uid}", f"says in studies.csv {', '.join(differing)}; the log and instances.csv.gz say {values}")
-            if (logged[2] or f"0,{hashlib.sha256().hexdigest()}") != f"{number},{listed.hexdigest()}":
+            if (logged[2] or f"0,'{hashlib.sha256().hexdigest()}'") != f"{number},'{listed.hexdigest()}'":
                 self.wrong(f"study {uid}", f"has {number} listed instances in instances.csv.gz, which are not those of the log")
         for (uid,) in self.scratch.execute("SELECT uid FROM study UNION ALL SELECT uids FROM conflict"):
             self.wrong("studies.csv or instances.csv.gz", f"lacks what the log names: {uid}")

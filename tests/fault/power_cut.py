@@ -27,7 +27,7 @@ from typing import Any
 import apsw
 
 SECTOR_BYTES = 512
-_FORBIDDEN = ("DELETE FROM event", "INSERT INTO study(uid, state, found_at, changed_at) VALUES ('9', 3, 0, 0)")
+_FORBIDDEN = ("DELETE FROM event", "INSERT INTO study(uid, state, found_event, found_at, changed_at) VALUES ('9', 3, 0, 0, 0)")
 _SURVIVAL = (0.0, 0.05, 0.5, 0.5, 0.95, 1.0)  # the share of unsynced sectors that reached the disk; one is drawn for each cut
 
 

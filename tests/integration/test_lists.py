@@ -112,13 +112,13 @@ def test_a_list_that_is_stopped_goes_on(tmp_path: Path) -> None:
         words = [sys.executable, "-m", "migrate", "enumerate", "--list", listed, "--config", str(tmp_path / "migrate.toml")]
         child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         path, until = tmp_path / "manifests" / "test.db", time.monotonic() + 30
-        while not path.exists() or not events(tmp_path, "study found"):
+        while not path.exists() or not events(tmp_path, "studies found"):
             assert time.monotonic() < until
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(0.05)
         child.terminate()
         child.communicate(timeout=30)
-        before = len(events(tmp_path, "study found"))
+        before = len(events(tmp_path, "studies found"))  # each value of a list is a commit of its own
         again = document(tmp_path, "enumerate", "--list", listed)
     assert child.returncode == 130
     assert 0 < before < 40

@@ -9,7 +9,7 @@ import pytest
 
 from migrate.manifest import Manifest
 from migrate.manifest.file import open_reader
-from migrate.model import Failed, InstanceState, StudyRef, Window
+from migrate.model import Failed, InstanceState, Noted, StudyRef, Window
 from migrate.reports import status, status_text
 from migrate.reports.pace import throughput
 from migrate.reports.status import duration
@@ -88,6 +88,7 @@ def test_the_time_left_is_unknown_while_the_pacs_is_asked_or_nothing_moves(manif
 def test_the_pace_asks_by_index(manifest: Manifest) -> None:
     """No question of it walks all instances, studies or events, and what is read of the log is found by halving."""
     swept(manifest, *(f"1.{number}" for number in range(100, 400)))
+    manifest.commit([Noted("some kind", f"{number}") for number in range(300)])
     migrated(manifest, "1.100", "1.100.1.1")
     assert items(manifest, InstanceState.STAGED) == []
     reader = open_reader(manifest.path)

@@ -274,8 +274,9 @@ def test_planned_windows_are_planned_once(manifest: Manifest) -> None:
         "REPLACE INTO revocation SELECT id, acceptance_id, reason, 'somebody', role, revoked_at FROM revocation",
         "UPDATE acceptance SET covers = '[\"missing:1.2.1.8\"]'",
         "REPLACE INTO acceptance SELECT id, study_id, sop_uid, covers, code, reason, 'somebody', role, accepted_at FROM acceptance",
-        "INSERT INTO study(uid, state, found_at, changed_at) VALUES ('1.9', 3, 0, 0)",
-        "REPLACE INTO study(uid, found_at, changed_at) VALUES ('1.2', 0, 0)",
+        "INSERT INTO study(uid, state, found_event, found_at, changed_at) SELECT '1.9', 3, max(found_event), 0, 0 FROM study",
+        "REPLACE INTO study(uid, found_event, found_at, changed_at) SELECT '1.2', max(found_event), 0, 0 FROM study",
+        "INSERT INTO study(uid, found_event, found_at, changed_at) VALUES ('1.9', 1, 0, 0)",
     ],
 )
 def test_signatures_and_the_log_cannot_be_rewritten(manifest: Manifest, statement: str) -> None:
