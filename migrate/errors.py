@@ -8,7 +8,7 @@ PacsMigrateError
 │   ├── SourceRefused              scope run: rejected for good (AE title unknown ...)
 │   ├── MoveDestinationUnknown     scope run: A801
 │   ├── NothingSent                scope run: "Success", three times, and nothing has ever come
-│   ├── SendingStopped             scope run, retryable: ten studies in a row of which nothing came
+│   ├── SendingStopped             scope run, retryable: it sent, answers, and sends nothing any more
 │   └── QueryRefused · QueryFailed · SourceIncomplete · SourceStalled · MoveFailed · VanishedAtSource   scope study
 ├── DestinationError          21
 │   ├── DestinationUnreachable     scope run, retryable

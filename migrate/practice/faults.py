@@ -54,6 +54,7 @@ FAULTS: dict[str, str] = {
     "truncated-row-always": "cuts the STUDY row of every 11th study off amid an element",
     "association-limit": "takes at most COUNT associations at a time, rejecting more for now",
     "busy": "after its tenth association rejects COUNT associations for now",
+    "stops-sending": "says Success to every C-MOVE after the first COUNT, and sends nothing",
     # What is said of a retrieval.
     "move-unknown": "refuses every C-MOVE: destination unknown (A801)",
     "move-status": "ends every C-MOVE at once with STATUS, and sends nothing",
@@ -123,6 +124,7 @@ DEFAULTS: dict[str, int | float] = {
     "truncated-row": 1,
     "association-limit": 1,
     "busy": 5,
+    "stops-sending": 10,
     "move-status": Status(0xC000),
     "move-busy": 1,
     "late-stores": 1.0,

@@ -250,7 +250,8 @@ class PracticePacs:
             return move.end(status)
         if move.fault("never-answers"):
             return None
-        if move.fault("success-nothing-sent"):
+        sends = self._conduct.number("stops-sending")
+        if move.fault("success-nothing-sent") or (sends is not None and self._conduct.tried("move") > sends):
             move.remaining, move.completed = 0, len(work)
             return move.end(dimse.SUCCESS)
         if move.fault("early-success") or move.fault("late-stores"):

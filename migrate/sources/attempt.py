@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from migrate.sources.dimse_move import DimseMove
 
 _WAITS = 0.05
+_RECENT = 3
 _FRUITLESS = 20  # C-MOVEs in a row that broke or failed and brought nothing: halving 900 images down to one takes 11
 _STALLS = 3  # the same of those that stalled; one, where nothing has come of the study yet
 _AFTER_ALL = 6  # settle_s of silence once all that is wanted is here: no final answer comes any more
@@ -37,13 +38,16 @@ class Arrivals:
         self.counts: dict[str, int] = {}  # repeats included
         self.last_at: dict[str, float] = {}
         self.total = 0
-        self.last: InstanceRef | None = None
+        self.recent: dict[str, InstanceRef] = {}  # one image each of the studies that came last
 
     def add(self, received: Received) -> None:
         with self.lock:
             self.total += 1
             ref = received.ref
-            self.last = ref or self.last
+            if ref is not None and ref.study not in self.recent:
+                self.recent[ref.study] = ref
+                if len(self.recent) > _RECENT:
+                    del self.recent[next(iter(self.recent))]
             study = ref.study if ref is not None else received.claimed[0]
             if study in self.by_study:
                 self.counts[study] += 1
@@ -184,7 +188,7 @@ class Attempt:
         """One C-MOVE and its late stores. Raises SourceError."""
         source = self._source
         patient = source.patient_of(self.study)
-        with source.place():
+        with source.places.one():
             self._asked = self._heard = time.monotonic()
             self._count_before = self._count()
             self._move_id = source.next_move_id()

@@ -7,6 +7,7 @@ is parked for it.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ from migrate.sources.attempt import Attempt
 if TYPE_CHECKING:
     from migrate.sources.dimse_move import DimseMove
 
-_AT_FIRST, _LATER = 3, 10  # different studies in a row: while nothing has ever come, and after that
+_IN_A_ROW = 3  # different studies
+_SAMPLES = 5
 
 
 class Breaker:
@@ -36,7 +38,10 @@ class Breaker:
             if self._source.arrivals.total != self._total:
                 self._studies, self._total = set(), self._source.arrivals.total
             self._studies.add(study.study)
-            if len(self._studies) < (_LATER if self._total or not success else _AT_FIRST) or self.sends(study):
+            if len(self._studies) < _IN_A_ROW:
+                return
+            if self.sends(study):
+                self._studies = set()
                 return
             count = len(self._studies)
             if success and not self._total:
@@ -44,21 +49,21 @@ class Breaker:
             raise SendingStopped(f"The PACS has sent nothing of the last {count} studies, nor an image that it should be able to send.")
 
     def sends(self, other_than: StudyRef) -> bool:
-        """Whether an image comes that came before, or else one of another study. Raises errors of scope run."""
-        before = self._source.arrivals.total
-        ref = self._source.arrivals.last or self._sample(other_than)
-        if ref is not None:
+        """Whether any of a few images comes that came before or, where none did, that other studies have. Raises errors of scope run."""
+        arrivals = self._source.arrivals
+        with arrivals.lock:
+            before, known = arrivals.total, [ref for ref in arrivals.recent.values() if ref.study != other_than.study]
+        for ref in known or self._samples(other_than):
             try:
                 # Not entered: another worker may be at this study, and keeps account of what comes of it.
                 Attempt(self._source, StudyRef(ref.study), Wanted(False, {ref.series: (ref.sop,)})).ask(ref.series, (ref.sop,))
             except SourceError as error:
                 if error.scope == "run":
                     raise
-        return self._source.arrivals.total > before
+            if arrivals.total > before:
+                return True
+        return False
 
-    def _sample(self, other_than: StudyRef) -> InstanceRef | None:
-        plan = dimse_check.sample(self._source, besides=self._studies | {other_than.study})
-        if plan is None:
-            return None
-        series = next(series for series in plan.series if series.sops)
-        return InstanceRef(plan.study.study, series.series, series.sops[0])
+    def _samples(self, other_than: StudyRef) -> list[InstanceRef]:
+        plans = itertools.islice(dimse_check.samples(self._source, {*self._studies, other_than.study}), _SAMPLES)
+        return [next(InstanceRef(plan.study.study, series.series, series.sops[0]) for series in plan.series if series.sops) for plan in plans]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from migrate.dicom.scu import FindSession, echo
@@ -23,7 +24,7 @@ def check(source: DimseMove) -> list[Finding]:
     try:
         echo(source.peer)
         findings.append(Finding("C-ECHO", "ok", f"{source.settings.ae_title} answers.", part="source"))
-        study = sample(source)
+        study = next(samples(source), None)
         if study is None:
             findings.append(Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source"))
             return findings
@@ -34,11 +35,12 @@ def check(source: DimseMove) -> list[Finding]:
     return findings
 
 
-def sample(source: DimseMove, besides: Collection[str] = ()) -> StudyPlanned | None:
-    """A study with images, from the newest months back; the first rows are enough. `besides`: none of these."""
+def samples(source: DimseMove, besides: Collection[str] = ()) -> Iterator[StudyPlanned]:
+    """Studies with images, of one year (or patient) each, the newest first; the first rows are enough. `besides`: none of these."""
     with source.asking() as session:
         if source.patients.insists(session):
-            return _sample_of_patients(source, session, besides)
+            yield from _samples_of_patients(source, session, besides)
+            return
     today = datetime.date.today()
     windows = [Window(f"{year}0101", f"{year}1231") for year in range(today.year, today.year - 40, -1)]
     for window in [*windows, Window(None, None, "all")]:
@@ -46,20 +48,17 @@ def sample(source: DimseMove, besides: Collection[str] = ()) -> StudyPlanned | N
             with contextlib.closing(source.studies(window)) as found:
                 others = (row for row in found if row.study.study not in besides)
                 rows = [row for _, row in zip(range(5), others, strict=False)]
-            for row in rows:
-                plan = source.instances(row.study)
-                if any(series.sops for series in plan.series):
-                    return plan
-    return None
+            plans = (source.instances(row.study) for row in rows)
+            yield from itertools.islice((plan for plan in plans if any(series.sops for series in plan.series)), 1)
 
 
-def _sample_of_patients(source: DimseMove, session: FindSession, besides: Collection[str]) -> StudyPlanned | None:
+def _samples_of_patients(source: DimseMove, session: FindSession, besides: Collection[str]) -> Iterator[StudyPlanned]:
     for patient in list(source.patients.some(session, 5)):
         for row in list(source.rows(session, Window(None, None, "all"), {PATIENT_ID: patient}, 0)):
             plan = source.listed(session, row.study, {PATIENT_ID: patient})
             if row.study.study not in besides and any(series.sops for series in plan.series):
-                return plan
-    return None
+                yield plan
+                break
 
 
 def _check_move(source: DimseMove, plan: StudyPlanned) -> Finding:

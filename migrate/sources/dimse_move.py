@@ -14,7 +14,7 @@ from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom import dimse
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import FindSession
-from migrate.errors import MoveDestinationUnknown, MoveFailed, QueryRefused, SourceError, SourceStalled, VanishedAtSource
+from migrate.errors import MoveDestinationUnknown, MoveFailed, QueryRefused, SourceError, VanishedAtSource
 from migrate.model import (
     Finding,
     Received,
@@ -31,6 +31,7 @@ from migrate.sources.attempt import Arrivals, Attempt
 from migrate.sources.breaker import Breaker
 from migrate.sources.patients import Patients
 from migrate.sources.peers import addresses, peer_of
+from migrate.sources.places import Places
 from migrate.staging import Staging, local_error
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
@@ -53,12 +54,12 @@ class DimseMove:
     ) -> None:
         """`associations`: no more are opened to the PACS at once, C-FINDs and C-MOVEs together; None: as many as there is work for."""
         self.settings = settings
-        self._places = None if associations is None else threading.BoundedSemaphore(associations)
         self.habits: dict[str, tuple[str, str]] = {}
         self.arrivals = Arrivals()
         self._deliver = deliver
         self.staging = staging
         self.stopped = threading.Event()
+        self.places = Places(associations, self.stopped)
         self.title = receiver.ae_title
         self.peer = peer_of(settings, receiver)
         self._move_ids, self._breaker = itertools.count(), Breaker(self)
@@ -97,20 +98,8 @@ class DimseMove:
         return answer
 
     @contextlib.contextmanager
-    def place(self) -> Iterator[None]:
-        """One of the associations that the PACS allows. Raises SourceStalled when the run is being stopped."""
-        while self._places is not None and not self._places.acquire(timeout=0.2):
-            if self.stopped.is_set():
-                raise SourceStalled("The run is being stopped.")
-        try:
-            yield
-        finally:
-            if self._places is not None:
-                self._places.release()
-
-    @contextlib.contextmanager
     def asking(self) -> Iterator[FindSession]:
-        with self.place(), FindSession(self.peer) as session:
+        with self.places.one(), FindSession(self.peer) as session:
             yield session
 
     # -- questions

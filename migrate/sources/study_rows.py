@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from migrate.errors import QueryFailed
 from migrate.model import EXACT, StudyFound, StudyRef, Window, is_uid
 
@@ -26,7 +28,7 @@ def uid(row: dict[int, str], tag: int) -> str:
     """The UID under that tag. Raises QueryFailed if there is none."""
     text = row.get(tag, "")
     if not is_uid(text):
-        raise QueryFailed("The PACS answered with a row that has no valid UID.")
+        raise QueryFailed(f"The PACS answered with a row that has no valid UID: {json.dumps(text[:64])}.")
     return text
 
 

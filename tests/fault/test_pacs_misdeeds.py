@@ -66,6 +66,7 @@ MISDEEDS = (  # the longest first
     Misdeed("B000, failed image not named", "failed-unnamed", "parked", "SourceIncomplete", missing=LAST),
     Misdeed("B000, another image named", "failed-misnamed", "parked", "SourceIncomplete", missing=LAST),
     Misdeed("A702", "move-status=A702", "parked", "MoveFailed", missing=ALL),
+    Misdeed("A801, for this study only", "move-unknown", "parked", "MoveFailed", missing=ALL),
     Misdeed("A900", "move-status=A900", "parked", "MoveFailed", missing=ALL),
     Misdeed("C001", "move-status=C001", "parked", "MoveFailed", missing=ALL),
     Misdeed("0110", "move-status=0110", "parked", "MoveFailed", missing=ALL),
@@ -132,6 +133,8 @@ def test_each_ends_as_it_must(ended: Ended, misdeed: Misdeed) -> None:
     state, error = (entries[0]["state"], entries[0]["error"]) if entries else ("migrated", None)
     assert (state, error) == (misdeed.state, misdeed.error), entries
     missing, conflict = (named(misdeed, what, ended.pacs) for what in (misdeed.missing, misdeed.conflict))
+    if misdeed.faults == "path-rows":
+        assert json.dumps(PATH) in entries[0]["detail"]
     if entries:
         (entry,) = entries
         assert (sorted(entry["missing"]), sorted(entry["conflict"])) == (sorted(missing), sorted(conflict))
@@ -163,3 +166,52 @@ def test_the_run_goes_on(ended: Ended) -> None:
     parked = {STUDIES[misdeed.name].uid for misdeed in MISDEEDS if misdeed.state == "parked"}
     assert {entry["study"] for entry in ended.report["exceptions"] if entry["state"] == "parked"} == parked
     assert not list(ended.folder.rglob("*escaped*")) and not Path(PATH).exists()
+
+
+def run_with(folder: Path, archive: Archive, *faults: str, port: int, retry: str, source: str = "associations = 2\nsettle_s = 0.1") -> tuple[int, str, Any]:
+    """A run and where things stand then, against a PACS that ends with it."""
+    receiver = free_port()
+    with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults, port=port) as pacs:
+        configure(folder, pacs.port, receiver, source=source, retry=retry)
+        done = command(folder, "run", "--json")
+        return done.returncode, done.stderr, json.loads(done.stdout or command(folder, "status", "--json").stdout)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [("busy=1000000", "takes no association for now"), ("stops-sending=4", "has sent nothing of the last")],
+    ids=["rejected for an hour", "nothing is sent any more"],
+)
+def test_a_pacs_that_has_had_enough(tmp_path: Path, fault: str, error: str) -> None:
+    """After `unreachable_s` the run ends with 20; no study is given up for it, and the next run goes on to the end."""
+    archive, port = Archive(9), free_port()
+    retry = "attempts = 2\nfirst_wait_s = 2\nmax_wait_s = 2\nunreachable_s = 0.2"
+    code, said, status = run_with(tmp_path, archive, fault, port=port, retry=retry)
+    assert code == 20 and error in said and "Hint" in said, said
+    assert status["studies"]["parked"] == 0
+    code, said, _ = run_with(tmp_path, archive, port=port, retry=retry)
+    assert code == 0, said
+    assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
+
+
+@pytest.mark.parametrize("fault", ["busy=2", "association-limit=1"], ids=["rejected for a while", "one association at a time"])
+def test_a_pacs_that_is_busy(tmp_path: Path, fault: str) -> None:
+    """Associations that are rejected for now are asked for again, and use up no attempt."""
+    archive = Archive(6)
+    code, said, _ = run_with(tmp_path, archive, fault, port=0, retry="attempts = 1")
+    assert code == 0, said
+    assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
+
+
+def test_many_dead_studies_are_not_a_dead_pacs(tmp_path: Path) -> None:
+    """Half a dozen studies in a row that are never sent are parked one by one, in a first run and in one that has nothing else to do."""
+    archive, dead, port = Archive(9), range(6), free_port()
+    faults = [f"success-nothing-sent@{number}" for number in dead]
+    parked = {archive.study(number).uid for number in dead}
+    for again in (False, True):
+        if again:
+            assert command(tmp_path, "retry").returncode == 0
+        code, said, status = run_with(tmp_path, archive, *faults, port=port, retry="attempts = 1")
+        assert code == 3, said
+        assert {entry["study"] for entry in status["parked"]} == parked
+        assert status["studies"]["migrated"] == len(archive) - len(parked)
