@@ -186,12 +186,13 @@ def drawn(
 ) -> Iterator[tuple[Stratum, list[Item]]]:
     """What is drawn, a series at a time. Raises Interrupted when it is to stop."""
     draw = Draw(strata, wanted, seed)
-    for stratum, items in population.series():
-        if stopping():
+
+    def takes(stratum: Stratum) -> bool:
+        if stopping():  # it may be a long way to the next one that is drawn
             raise Interrupted("Stopped; what was checked is on record.")
-        taken = [item for item in items if draw.takes(stratum)]
-        if taken:
-            yield stratum, taken
+        return draw.takes(stratum)
+
+    return population.series(takes)
 
 
 def key_of(item: Item) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from migrate.model import Fixity, InstanceRef, Item, Receipt, object_key
@@ -38,8 +38,11 @@ class Population:
                     counts[_stratum(date, modality)] += count
         return dict(sorted(counts.items()))
 
-    def series(self) -> Iterator[tuple[Stratum, list[Item]]]:
-        """The objects of a series at a time, in the order of study, series, SOP Instance UID and copy, as `instances.csv.gz` has them."""
+    def series(self, takes: Callable[[Stratum], bool] = lambda _: True) -> Iterator[tuple[Stratum, list[Item]]]:
+        """The objects that `takes` picks, a series at a time; it is asked once for each of the population.
+
+        In the order of study, series, SOP Instance UID and copy, as `instances.csv.gz` has them. A series without any is left out.
+        """
         last = ""
         while studies := self._connection.execute(
             "SELECT id, uid, date FROM study WHERE uid > ? ORDER BY uid LIMIT ?", (last, _PAGE)
@@ -50,8 +53,10 @@ class Population:
                 for series_id, series, modality in self._connection.execute(
                     "SELECT id, uid, modality FROM series WHERE study_id = ? ORDER BY uid", (study_id,)
                 ).fetchall():
-                    if items := self._items(series_id, study, series):
-                        yield _stratum(date, modality), items
+                    stratum = _stratum(date, modality)
+                    rows = [row for row in self._rows(series_id) if takes(stratum)]
+                    if rows:
+                        yield stratum, [self._item(study, series, row) for row in rows]
             last = studies[-1][1]
 
     def origin(self, item: Item) -> tuple[str, int | None]:
@@ -63,24 +68,20 @@ class Population:
         ).fetchone()
         return syntax, None if crc is None else crc & (1 << 64) - 1
 
-    def _items(self, series_id: int, study: str, series: str) -> list[Item]:
+    def _rows(self, series_id: int) -> list[tuple[Any, ...]]:
         rows = self._connection.execute(
-            f"SELECT sop_uid, beside, version, {_FIXITY} FROM instance WHERE series_id = ? AND state = 3 ORDER BY sop_uid", (series_id,)
+            f"SELECT sop_uid, 0, beside, version, {_FIXITY} FROM instance WHERE series_id = ? AND state = 3 ORDER BY sop_uid", (series_id,)
         ).fetchall()
-        found = [self._item(study, series, row, copy=False) for row in rows]
-        if not self._copies:
-            return found
-        rows = self._connection.execute(
-            f"SELECT sop_uid, 1, version, {_FIXITY} FROM copy WHERE series_id = ? AND state = 3 ORDER BY sop_uid, dataset_sha256", (series_id,)
-        ).fetchall()
-        found += [self._item(study, series, row, copy=True) for row in rows]
-        return sorted(found, key=lambda item: (item.ref.sop, item.copy)) if rows else found
+        copies = self._connection.execute(
+            f"SELECT sop_uid, 1, 1, version, {_FIXITY} FROM copy WHERE series_id = ? AND state = 3 ORDER BY sop_uid, dataset_sha256", (series_id,)
+        ).fetchall() if self._copies else []  # fmt: skip
+        return sorted(rows + copies, key=lambda row: row[:2]) if copies else rows
 
-    def _item(self, study: str, series: str, row: tuple[Any, ...], *, copy: bool) -> Item:
-        sop, beside, version, size, file_sha, dataset_sha, crc = row
+    def _item(self, study: str, series: str, row: tuple[Any, ...]) -> Item:
+        sop, copy, beside, version, size, file_sha, dataset_sha, crc = row
         ref = InstanceRef(study, series, sop)
         key = object_key(ref, self._prefix, beside=dataset_sha if beside else None)
-        return Item(ref, Fixity(size, file_sha, dataset_sha, crc & (1 << 64) - 1), bool(beside), copy, Receipt(key, version))
+        return Item(ref, Fixity(size, file_sha, dataset_sha, crc & (1 << 64) - 1), bool(beside), bool(copy), Receipt(key, version))
 
 
 def _stratum(date: str | None, modality: str) -> Stratum:
