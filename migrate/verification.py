@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 VERIFIED = "destination verified"
 """The kind of the events that hold results."""
-_ITEMS_A_JOB = 64
+_ITEMS_A_JOB = 16
 
 
 class Level(Enum):
@@ -146,13 +147,12 @@ class _Walk:
 
     def _drawn(self, population: Population) -> Iterator[checking.Check]:
         result, level = self._result, self._result.choice.level
-        for stratum, taken in drawn(population, result.strata, result.wanted, result.choice.seed, self._stopping):
-            size = len(taken) if level is Level.LISTED else _ITEMS_A_JOB  # a series is listed once
-            for first in range(0, len(taken), size):
-                part = tuple(taken[first : first + size])
-                with self._lock:
-                    self._strata |= dict.fromkeys(part, stratum)
-                yield checking.Check(self._settings, part, listed=level is Level.LISTED, deep=level is Level.READ_BACK)
+        series = drawn(population, result.strata, result.wanted, result.choice.seed, self._stopping)
+        whole = (dict.fromkeys(items, stratum) for stratum, items in series)
+        for part in whole if level is Level.LISTED else _pieces(whole):  # a series is listed once
+            with self._lock:
+                self._strata |= part
+            yield checking.Check(self._settings, tuple(part), listed=level is Level.LISTED, deep=level is Level.READ_BACK)
 
     def work(self, job: tuple[Hashable, checking.Check]) -> list[Outcome]:
         """In a worker's thread."""
@@ -193,6 +193,13 @@ def drawn(
         return draw.takes(stratum)
 
     return population.series(takes)
+
+
+def _pieces(parts: Iterable[dict[Item, Stratum]]) -> Iterator[dict[Item, Stratum]]:
+    """The same in pieces of one size: small series together, large ones apart."""
+    every = (pair for part in parts for pair in part.items())
+    while piece := dict(itertools.islice(every, _ITEMS_A_JOB)):
+        yield piece
 
 
 def key_of(item: Item) -> str:

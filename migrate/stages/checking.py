@@ -43,7 +43,7 @@ class Handout(Generic[Job]):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Proven items of one series, each with its receipt."""
+    """Proven items, each with its receipt; of one series if `listed`."""
 
     destination: DestinationSettings
     items: tuple[Item, ...]
