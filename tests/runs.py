@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import logging
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from migrate import cli as verbs
 from migrate.cli import cli
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
@@ -67,6 +69,20 @@ def here(folder: Path, *words: str) -> tuple[int, str]:
     with contextlib.redirect_stdout(out):
         code = cli.main([*words, "--config", str(folder / "migrate.toml")], standalone_mode=False)
     return int(code or 0), out.getvalue()
+
+
+def called(folder: Path, *words: str) -> tuple[int, str, str]:
+    """Within this process, too, errors said as the command says them: exit code, stdout, stderr with what was logged."""
+    out, err = io.StringIO(), io.StringIO()
+    said = logging.StreamHandler(err)
+    log = logging.getLogger("migrate")
+    log.addHandler(said)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = verbs.called([*words, "--config", str(folder / "migrate.toml")])
+    finally:
+        log.removeHandler(said)
+    return code, out.getvalue(), err.getvalue()
 
 
 @contextlib.contextmanager

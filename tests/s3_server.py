@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import parse_qs
 
 import boto3
 from botocore.config import Config
@@ -25,6 +26,7 @@ from botocore.config import Config
 ACCESS_KEY = "AKTESTTESTTESTTEST00"
 SECRET_KEY = "test-secret-for-loopback-only"
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1"}
+SECOND_ACCESS_KEY = "AKTESTTESTTESTTEST99"  # has the same secret and the same rights
 _START_LIMIT_S = 60.0
 
 
@@ -79,7 +81,7 @@ def seaweedfs(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     (folder / "data").mkdir(parents=True, exist_ok=True)
     identity = {
         "name": "test",
-        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "credentials": [{"accessKey": key, "secretKey": SECRET_KEY} for key in (ACCESS_KEY, SECOND_ACCESS_KEY)],
         "actions": ["Admin", "Read", "Write", "List", "Tagging"],
     }
     (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
@@ -138,23 +140,31 @@ def _await_storing(server: S3Server, process: subprocess.Popen[bytes], log: Path
 
 Answer = tuple[int, bytes]
 Passed = tuple[int, list[tuple[str, str]], bytes]
-Deed = Answer | Literal["lose", "hang", "reset", "drop"] | Callable[[Passed], Passed]
+Deed = Answer | Passed | Literal["lose", "hang", "reset", "drop"] | Callable[[Passed], Passed]
 Meddle = Callable[[str, str, int], Deed | None]
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that came to a meddling store."""
+    """A request that came to a meddling store: its method, or for the steps of a multipart upload BEGIN, PART, COMPLETE, ABORT."""
 
     method: str
     path: str
     query: str
     create_only: bool
+    access_key: str
+
+
+def _step(method: str, query: str) -> str:
+    words = parse_qs(query, keep_blank_values=True)
+    if "uploadId" in words:
+        return {"PUT": "PART", "POST": "COMPLETE", "DELETE": "ABORT"}.get(method, method)
+    return "BEGIN" if method == "POST" and "uploads" in words else method
 
 
 @contextmanager
 def meddling(meddle: Meddle, server: S3Server | None = None, asked: list[Asked] | None = None) -> Iterator[S3Server]:
-    """A store with bad manners: asks `meddle(method, path, nth request like this)` what to do with each request.
+    """A store with bad manners: asks `meddle(method as in Asked, path, nth request like this)` what to do with each request.
 
     It answers by itself, passes the request on to `server` and loses the answer, never answers, resets the connection
     before it has read the body, drops the request once it has, changes the server's answer, or (None) passes on.
@@ -168,12 +178,14 @@ def meddling(meddle: Meddle, server: S3Server | None = None, asked: list[Asked] 
 
         def handle_any(self) -> None:
             path, _, query = self.path.partition("?")
+            method = _step(self.command, query)
+            key = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
             with lock:
-                counts[self.command, path] += 1
-                count = counts[self.command, path]
+                counts[method, path] += 1
+                count = counts[method, path]
                 if asked is not None:
-                    asked.append(Asked(self.command, path, query, "If-None-Match" in self.headers))
-            what = meddle(self.command, path, count)
+                    asked.append(Asked(method, path, query, "If-None-Match" in self.headers, key))
+                what = meddle(method, path, count)
             if what == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
@@ -182,7 +194,7 @@ def meddling(meddle: Meddle, server: S3Server | None = None, asked: list[Asked] 
             if what == "hang":
                 ended.wait()
             elif isinstance(what, tuple):
-                self.answer(what[0], [], what[1])
+                self.answer(what[0], what[1] if len(what) == 3 else [], what[-1])
             elif what != "drop":
                 passed = self.passed_on(body)
                 if what != "lose":

@@ -31,28 +31,32 @@ for command in (starting.demo, starting.init, looking.check, probing.probe, movi
     cli.add_command(command)
 
 
-def main() -> None:
-    """Run the command; an error of ours or of a peer is one sentence, a hint and its exit code, never a traceback."""
-    code = 0
+def called(words: list[str] | None = None) -> int:
+    """Run the command (of `words`, else of the command line) and return its exit code; an error of ours or of a peer is one
+    sentence and a hint, never a traceback."""
     try:
-        result = cli.main(standalone_mode=False)
-        code = result if isinstance(result, int) else 0
+        result = cli.main(words, standalone_mode=False)
+        return result if isinstance(result, int) else 0
     except PacsMigrateError as error:
         say_error(error)
-        code = error.exit_code
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        code = 2
+        return 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
-        code = 130
+        return 130
     except BrokenPipeError:
-        code = 0
-        os._exit(code)
+        os._exit(0)
     except OSError as error:  # of this machine, at a place where nobody expects one
         failing = local_error(error, "working")
         say_error(failing)
-        code = failing.exit_code
+        return failing.exit_code
+
+
+def main() -> None:
+    """The command of a shell."""
+    code = called()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # a worker stuck in a peer must not keep the process alive; all promises are on the disk

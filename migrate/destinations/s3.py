@@ -166,7 +166,11 @@ class S3:
         """See `Destination.verify`: ATTESTED by the store's own checksum, otherwise READ_BACK."""
         key = item.receipt.key if item.receipt else self._key(item)
         version = item.receipt.version if item.receipt else None
-        return self._prove(key, item.fixity, version, deep=deep)
+        try:
+            return self._prove(key, item.fixity, version, deep=deep)
+        except ObjectMissing:
+            self._look()  # a look at an object says no more where the whole bucket is gone
+            raise
 
     def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
         """See `Destination.listed`."""
@@ -217,7 +221,13 @@ class S3:
 
     def _head(self, key: str) -> Headers:
         try:
-            return self._transport.head(key)
+            try:
+                return self._transport.head(key)
+            except StoreSaid as said:
+                if said.status not in (400, 401, 403):
+                    raise
+                self._look()  # a refused HEAD has no body that says why: a listing has, and renews credentials that ran out
+                return self._transport.head(key)
         except StoreSaid as said:
             if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
                 raise ObjectMissing(f"Nothing stands at {key}.") from said

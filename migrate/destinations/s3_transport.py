@@ -11,10 +11,10 @@ import hashlib
 import ipaddress
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import boto3
@@ -50,7 +50,10 @@ _RETRIES = 4  # with growing waits, some seconds in all; minutes and more are th
 _FIRST_WAIT_MS = 500  # at most: doubles, with jitter
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9._-]{1,80})\s*</Code>")
 
+_OUT_OF_DATE = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
+
 Headers = Mapping[str, str]
+T = TypeVar("T")
 
 
 class StoreSaid(Exception):
@@ -97,13 +100,15 @@ class Transport:
         core = botocore.session.Session()
         with _boto_errors():
             self._session = boto3.Session(botocore_session=core, region_name=settings.region)
+            self._style: Literal["path", "auto"] = "path" if settings.endpoint_url else "auto"
             self.region: str = settings.region or self._session.region_name or "us-east-1"
-            self.boto = self._boto("path" if settings.endpoint_url else "auto")
+            self.boto = self._boto()
             self._ca_file = core.get_config_variable("ca_bundle")
             url = urlsplit(self.boto.meta.endpoint_url)
             is_aws = (url.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
             if not is_aws and not settings.endpoint_url:  # AWS_ENDPOINT_URL or a profile names it
-                self.boto = self._boto("path")
+                self._style = "path"
+                self.boto = self._boto()
         own = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path.rstrip('/')}"
         self.endpoint = "aws" if is_aws else own
         self._encrypted = url.scheme == "https"
@@ -124,9 +129,9 @@ class Transport:
         self._last_credentials: AwsCredentials | None = None
         self._last_known: Any = None
 
-    def _boto(self, addressing_style: Literal["path", "auto"]) -> Any:
+    def _boto(self) -> Any:
         config = Config(
-            s3={"addressing_style": addressing_style}, retries={"mode": "standard", "total_max_attempts": 3},
+            s3={"addressing_style": self._style}, retries={"mode": "standard", "total_max_attempts": 3},
             connect_timeout=_CONNECT_S, read_timeout=min(60, self._patience_s),
             max_pool_connections=max(10, self.settings.workers),
             request_checksum_calculation="when_required", response_checksum_validation="when_required",
@@ -162,12 +167,14 @@ class Transport:
         )  # fmt: skip
 
     def _request(self, method: str, key: str, headers: Mapping[str, str], limit_s: float, **options: Any) -> Headers:
+        return self._renewing(lambda: self._requested(method, key, headers, limit_s, **options))
+
+    def _requested(self, method: str, key: str, headers: Mapping[str, str], limit_s: float, **options: Any) -> Headers:
         answer: dict[str, str] = {}
 
         def on_headers(status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
             answer.update((name.lower(), value) for name, value in headers)
 
-        self._credentials()
         host, path = self.address(key)
         request = HttpRequest(method, path, HttpHeaders([("host", host), *headers.items(), *self._owner.items()]))
         try:
@@ -218,24 +225,56 @@ class Transport:
             self._credentials()
         return self._last_credentials
 
-    def _credentials(self) -> None:
-        """Look for credentials, renewing them if it is time to. Raises NoAnswer."""
-        with _boto_errors():
-            found = self._session.get_credentials()
-            if found is None:
-                raise NoAnswer("no credentials were found", "credentials")
-            now = found.get_frozen_credentials()
+    def _credentials(self) -> Any:
+        """Look for credentials, renewing them if it is time to, and keep them for the client. Raises NoAnswer."""
+        now = self._frozen()
+        if now is None:
+            raise NoAnswer("no credentials were found", "credentials")
         if now != self._last_known:
             self._last_credentials = AwsCredentials(now.access_key, now.secret_key, now.token)
             self._last_known = now  # last: another thread that finds it must find the credentials, too
+        return now
+
+    def _renewing(self, ask: Callable[[], T]) -> T:
+        """`ask`, and once more with other credentials if the store says that ours ran out and the chain has others by now."""
+        used = self._credentials()
+        try:
+            return ask()
+        except StoreSaid as said:
+            if said.code not in _OUT_OF_DATE or not self._renewed(used):
+                raise
+        return ask()
+
+    def _renewed(self, used: Any) -> bool:
+        """Whether there are other credentials than the `used` ones: somebody logged in again, a file or a program has new ones."""
+        with self._lock:
+            if self._frozen() != used:
+                return True  # another thread was faster
+            with _boto_errors():
+                session = boto3.Session(botocore_session=botocore.session.Session(), region_name=self.settings.region)
+                found = session.get_credentials()
+                if found is None or found.get_frozen_credentials() == used:
+                    return False
+                self._session = session
+                self.boto = self._boto()
+            return True
+
+    def _frozen(self) -> Any:
+        with _boto_errors():
+            found = self._session.get_credentials()
+            return None if found is None else found.get_frozen_credentials()
 
     # -- small and rare: boto3
     def call(self, operation: str, **parameters: Any) -> Any:
         """A boto3 call on this bucket, e.g. `call("head_bucket")`. Raises StoreSaid, NoAnswer."""
         if self.settings.bucket_owner:
             parameters["ExpectedBucketOwner"] = self.settings.bucket_owner
-        with _boto_errors():
-            return getattr(self.boto, operation)(Bucket=self.settings.bucket, **parameters)
+
+        def ask() -> Any:
+            with _boto_errors():
+                return getattr(self.boto, operation)(Bucket=self.settings.bucket, **parameters)
+
+        return self._renewing(ask)
 
     def sha256_of(self, key: str, size_bytes: int) -> tuple[int, bytes, str | None]:
         """Fetch an object whole and hash it: (size in bytes, SHA-256, version). Raises StoreSaid, NoAnswer.

@@ -22,17 +22,22 @@ EMPTY, UNDATED = 4, 7
 """The numbers of the study without images and of the one without a date (in archives of ten studies or more)."""
 
 
+Shape = tuple[tuple[str, int], ...]
+"""The kind and the number of images of each series."""
+
+
 class Archive:
     """`studies` synthetic studies of a `seed`, none of which is held: all is arithmetic, by number, date or patient.
 
-    `pixels` is the edge of native images. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
+    `pixels` is the edge of native images; `shapes` says of some studies what they hold. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
     Raises ValueError for a seed outside of 0..9999 or more than ten million studies.
     """
 
-    def __init__(self, studies: int = 20, seed: int = 1, *, pixels: int = 64) -> None:
+    def __init__(self, studies: int = 20, seed: int = 1, *, pixels: int = 64, shapes: Mapping[int, Shape] | None = None) -> None:
         if not 0 <= seed <= 9999 or not 0 <= studies <= 10_000_000 or not 2 <= pixels <= 16384:
             raise ValueError("seed 0..9999, studies 0..10,000,000, pixels 2..16384")
         self.seed, self.pixels, self._count = seed, pixels, studies
+        self.shapes = shapes or {}
         self.root = f"{UID_ROOT}.{seed}"
         self._days = Days(studies, seed)
         self._plain = lru_cache(512)(lambda number: StudyRecord(self, number))
@@ -127,7 +132,9 @@ class Archive:
         age_days = self.dice(patient, "age", 17 * 365) if minor else 18 * 365 + self.dice(patient, "age", 75 * 365)
         return (date(int(first[:4]), int(first[4:6]), int(first[6:])) - timedelta(age_days)).strftime("%Y%m%d")
 
-    def shape_of(self, number: int) -> tuple[tuple[str, int], ...]:
+    def shape_of(self, number: int) -> Shape:
+        if number in self.shapes:
+            return self.shapes[number]
         if number == EMPTY and self._count >= 10:
             return ()
         kind, dice = KINDS[number % len(KINDS)], self.dice

@@ -69,6 +69,7 @@ def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcom
 def upload(batch: Batch) -> Iterator[Outcome]:
     """Put each file, create-only. Bytes that changed in staging are never stored; a taken key gets a neighbour."""
     destination = shared_destination(batch.destination)
+    failure: Failed | None = None
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
@@ -83,16 +84,19 @@ def upload(batch: Batch) -> Iterator[Outcome]:
         except ObjectDiffers as error:
             yield DestinationLost(item, True, str(error), file_kept=True)
             if item.beside:
-                yield Failed(study, "upload", error.name, str(error))
+                failure = failure or Failed(study, "upload", error.name, str(error))
         except DestinationError as error:
             if error.scope == "run":
                 raise
-            yield Failed(study, "upload", error.name, str(error), error.retryable)
+            failure = failure or Failed(study, "upload", error.name, str(error), error.retryable)
+    if failure is not None:  # however many objects of the study failed, it was one attempt
+        yield failure
 
 
 def verify(batch: Batch) -> Iterator[Outcome]:
     """Ask the destination for its proof of each stored item."""
     destination = shared_destination(batch.destination)
+    failure: Failed | None = None
     for item, file in batch.items:
         study = StudyRef(item.ref.study)
         try:
@@ -104,8 +108,10 @@ def verify(batch: Batch) -> Iterator[Outcome]:
             kept = file is not None and file.exists()
             yield DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept)
             if file is not None:
-                yield Failed(study, "verify", error.name, str(error))
+                failure = failure or Failed(study, "verify", error.name, str(error))
         except DestinationError as error:
             if error.scope == "run":
                 raise
-            yield Failed(study, "verify", error.name, str(error), error.retryable)
+            failure = failure or Failed(study, "verify", error.name, str(error), error.retryable)
+    if failure is not None:  # however many objects of the study failed, it was one attempt
+        yield failure

@@ -98,7 +98,7 @@ def test_every_refusal_has_its_meaning(tmp_path: Path) -> None:
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong-secret"}, "SignatureDoesNotMatch"),
         ({"AWS_ACCESS_KEY_ID": "AKNOBODYNOBODYNOBODY"}, "InvalidAccessKeyId"),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "NoCredentials"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "no credentials were found"),
         ({"AWS_PROFILE": "no-such-profile"}, "ProfileNotFound"),
     ],
 )
