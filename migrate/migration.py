@@ -143,6 +143,7 @@ class Migration:
                     if not only_enumerate:
                         self._note_staging("staging left")
         self._staging.close()
+        self._staging.clear_incoming()
         self._staging.tidy()
         reach("run-ended")
 

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ class Stage:
     ordered: bool = False
     side: str = "source"
     gate: Callable[[], bool] = lambda: True
-    executor: Executor | None = None
     busy: dict[Hashable, Future[Any]] = field(default_factory=dict)
     paused_until: float = 0.0
     failing_since: float | None = None
@@ -239,7 +238,7 @@ class Pipeline:
 
         Raises Interrupted after a stop, or the error of scope run that ended it.
         """
-        pools = {stage.name: stage.executor or ThreadPoolExecutor(stage.workers, stage.name) for stage in stages}
+        pools = {stage.name: ThreadPoolExecutor(stage.workers, stage.name) for stage in stages}
         try:
             while True:
                 self._raise_if_broken()
@@ -262,7 +261,7 @@ class Pipeline:
         finally:
             self._end(stages, pools, grace_s, cut)
 
-    def _offer(self, stage: Stage, pool: Executor) -> int:
+    def _offer(self, stage: Stage, pool: ThreadPoolExecutor) -> int:
         free = stage.workers - len(stage.busy)
         if free <= 0 or time.monotonic() < stage.paused_until or not stage.gate():
             return 0
@@ -270,10 +269,7 @@ class Pipeline:
         for key, job in stage.ready(set(stage.busy), free):
             if key in stage.busy or started >= free:
                 continue
-            if stage.executor is None:
-                future = pool.submit(self._streamed, stage, job)
-            else:
-                future = pool.submit(_listed, stage.work, job)
+            future = pool.submit(self._streamed, stage, job)
             stage.busy[key] = future
             future.add_done_callback(lambda done, key=key: self._finished(stage, key, done))  # type: ignore[misc]
             started += 1
@@ -327,7 +323,7 @@ class Pipeline:
             stage.wait_s = min(stage.wait_s * 2, 60.0)
         log.warning("%s: %s Trying again.", stage.name, error)
 
-    def _end(self, stages: list[Stage], pools: dict[str, Executor], grace_s: float, cut: Callable[[], None]) -> None:
+    def _end(self, stages: list[Stage], pools: dict[str, ThreadPoolExecutor], grace_s: float, cut: Callable[[], None]) -> None:
         """Let what is under way finish for a while, then cut it; commit what was finished."""
         until = time.monotonic() + (grace_s if any(stage.busy for stage in stages) else 0)
         cutting = False
@@ -340,9 +336,8 @@ class Pipeline:
                 cutting, until = True, time.monotonic() + 5
             self._wake.clear()
             self._wake.wait(min(max(left, 0.05), _POLL_S))
-        for stage in stages:
-            if stage.executor is None:
-                pools[stage.name].shutdown(wait=False, cancel_futures=True)
+        for pool in pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _threads_alive(self) -> bool:
         return all(thread.is_alive() for thread in self._threads)
@@ -353,10 +348,6 @@ def _expect_open(stages: list[Stage]) -> None:
     for stage in stages:
         if not stage.gate() and any(True for _ in stage.ready(set(), 1)):
             raise DiskFull(f"Staging is full: there is no room to {stage.name} what is left.")
-
-
-def _listed(work: Callable[[Any], Iterable[Outcome]], job: Any) -> list[Outcome]:
-    return list(work(job))
 
 
 def _facts(entry: object) -> int:

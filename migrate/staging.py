@@ -289,15 +289,20 @@ class Staging:
         with self._lock:
             self._held_bytes -= size_bytes
 
+    def clear_incoming(self) -> int:
+        """While nothing comes: remove what broke off and what the disk did not let go then. Returns the number of files removed."""
+        with _telling("clearing staging"):
+            left = list(self.incoming.iterdir())
+            for path in left:
+                self._disk.unlink(path)
+        return len(left)
+
     def sweep(self, needed: Collection[Path]) -> int:
         """At start: remove what was never promised, count what is kept. Returns the number of files removed."""
-        removed = kept = 0
+        removed, kept = self.clear_incoming(), 0
         with _telling("clearing staging"):
             if (self.root / SCRATCH).exists():
                 shutil.rmtree(self.root / SCRATCH)
-            for path in self.incoming.iterdir():
-                self._disk.unlink(path)
-                removed += 1
             for path in self.ready.glob("*/*"):
                 if path in needed:
                     kept += path.stat().st_size
@@ -323,9 +328,6 @@ class Staging:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False)
-
-
-__all__ = ["SCRATCH", "Incoming", "Staging", "copy_into", "hash_file", "local_error"]
 
 
 def _seal(path: Path, rolled: Rolled, buffer: bytearray, disk: Disk) -> Fixity:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from migrate import __version__
-from migrate.cli import deciding, listing, looking, moving, probing, proving, signing, starting, verifying
+from migrate.cli import deciding, listing, looking, moving, probing, proving, recovering, signing, starting, verifying
 from migrate.cli.frame import EXIT_CODES, say_error
 from migrate.errors import PacsMigrateError
 from migrate.staging import local_error
@@ -26,7 +26,7 @@ def cli() -> None:
 
 
 for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, verifying.verify, verifying.double_check,
-                deciding.retry, deciding.accept, deciding.revoke, deciding.exclude, listing.reconcile, looking.report, proving.audit, proving.prove,
+                deciding.retry, deciding.accept, deciding.revoke, deciding.exclude, listing.reconcile, looking.report, proving.audit, proving.prove, recovering.rebuild,
                 signing.sign, signing.verify_signature, starting.practice_pacs):  # fmt: skip
     cli.add_command(command)
 

@@ -165,6 +165,12 @@ class Queue:
             if -series_id not in skip_series:
                 yield -series_id, [self._item(study, series, row, copy=True)]
 
+    def is_verified(self, ref: InstanceRef) -> bool:
+        """Whether the instance's own row (not one of a further content) is verified."""
+        sql = ("SELECT 1 FROM instance JOIN series ON series.id = series_id JOIN study ON study.id = study_id "
+               "WHERE study.uid = ? AND series.uid = ? AND sop_uid = ? AND instance.state = 3")  # fmt: skip
+        return self.connection.execute(sql, (ref.study, ref.series, ref.sop)).fetchone() is not None
+
     def in_staging(self) -> Iterator[Item]:
         """Every item whose file must still lie in staging."""
         for state in (InstanceState.STAGED, InstanceState.STORED):

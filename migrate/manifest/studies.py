@@ -204,10 +204,12 @@ def planned(manifest: Manifest, plan: StudyPlanned) -> None:
     claims = [series.claimed_instances for series in plan.series if series.claimed_instances is not None]
     empty = listed == 0 and before == 0
     believed_empty = empty and claimed == 0 and not plan.series
+    rebuilt = listed > 0 and manifest.one("SELECT count(*) FROM meta WHERE key = 'rebuilt'")[0] > 0
+    here = rebuilt and not manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
     manifest.execute(
         "UPDATE study SET listed_instances = ?, claimed_by_series = ?, attempts = 0, not_before = 0, stage = NULL, detail = NULL, error = ?, "
         "retrieve_ended = max(retrieve_ended, ?) WHERE id = ?",
-        listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(believed_empty), study_id,
+        listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(believed_empty or here), study_id,
     )  # fmt: skip
     numbers = _numbers(manifest, study_id)
     if not believed_empty and numbers.list_in_doubt():  # what the study as a whole brings tells more

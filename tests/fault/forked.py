@@ -11,9 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+
+from tests.s3_server import ENVIRONMENT
 
 _LIMIT_S = 60.0
 
@@ -35,7 +38,7 @@ class Forks:
     """Forks runs, one at a time. Use as a context manager."""
 
     def __enter__(self) -> Forks:
-        self._process = subprocess.Popen([sys.executable, "-m", "tests.fault.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([sys.executable, "-m", "tests.fault.forked"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -93,8 +96,9 @@ def _serve() -> None:
         if not pid:
             try:
                 _child(asked)
-            finally:
-                os._exit(70)  # main ends by itself
+            except BaseException:
+                traceback.print_exc()
+            os._exit(1)  # main ends by itself, or by what nobody expected
         answers.write(json.dumps(_waited(pid, asked["kill_after_s"])) + "\n")
         answers.flush()
 

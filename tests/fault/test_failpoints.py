@@ -49,7 +49,8 @@ class Rig:
         self.begun += 1
         folder = self.folder / f"{self.begun}"
         folder.mkdir()
-        configure(folder, self.pacs.port, self.receiver, source=f"settle_s = 0.2\nassociations = 1\n{self.span}")
+        configure(folder, self.pacs.port, self.receiver, source=f"settle_s = 0.2\nassociations = 1\n{self.span}",
+                  retry="attempts = 6\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 1")  # fmt: skip
         return folder
 
     def struck(self, folder: Path, failpoint: str) -> Ended:
@@ -67,11 +68,11 @@ class Rig:
         assert ended.code == 0, f"after {after}: exit {ended.code}, {ended.err}"
         assert json.loads(ended.out)["complete"] is True
         self.assert_complete(folder, after)
+        assert list((folder / "bucket" / "_pacs-migrate" / "tmp").iterdir()) == [], after
 
     def assert_complete(self, folder: Path, after: str) -> None:
         assert data_sets(folder) == self.truth, after
         assert left_over(folder) == [], after
-        assert list((folder / "bucket" / "_pacs-migrate" / "tmp").iterdir()) == [], after
 
 
 @contextlib.contextmanager
