@@ -93,7 +93,8 @@ class ScriptedSource:
                 self.pacs.staged.wait(10)  # what comes again takes the place of a file that a row needs
             incoming = self.staging.create().begin(HEADER)
             incoming.write(memoryview(CONTENT[ref]))
-            rolled = incoming.close()
+            incoming.close()
+            rolled = incoming.roll()
             self.pacs.on_closed(incoming.path)
             answer = self.deliver(Received(incoming.path, ref, rolled, "1.3", "1.4"))
             if self.pacs.deletes and answer is not None:
@@ -135,7 +136,7 @@ def lived(config: Config, pacs: Pacs, disk: Disk = DISK, on_commit: OnCommit = l
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch.object(migration, "Staging", OnDisk))
-        stack.enter_context(patch.object(migration, "open_source", lambda _, staging, deliver, __: ScriptedSource(pacs, staging, deliver)))
+        stack.enter_context(patch.object(migration, "open_source", lambda _, staging, deliver, *__: ScriptedSource(pacs, staging, deliver)))
         stack.enter_context(patch.dict(destinations._shared, {(os.getpid(), settings): Folder(settings, disk=disk)}))
         stack.enter_context(patch.object(Manifest, "commit", committed))
         with migration.Migration(config, "run") as running:
