@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Any
 
@@ -28,7 +29,7 @@ def history(connection: sqlite3.Connection) -> dict[str, Any]:
     total, unended, newest = connection.execute(_COUNTS).fetchone()
     rows = [_run(row, newest) for row in connection.execute(_RUNS, (_MOST,))][::-1]
     decisions = [
-        {"at": _time(at), "kind": kind, "study": study, "sop": sop, "detail": detail}
+        {"at": _time(at), "kind": kind, "study": study, "sop": sop, "detail": _briefly(kind, detail)}
         for at, kind, study, sop, detail in connection.execute(_DECISIONS, (_MOST,))
     ][::-1]
     machines = connection.execute(_MACHINES).fetchall()
@@ -39,6 +40,15 @@ def history(connection: sqlite3.Connection) -> dict[str, Any]:
         "runs": rows, "total": total, "killed": unended - last_open, "picture": _picture(rows), "decisions": decisions,
         "machines": [dict(zip(names, machine, strict=True)) for machine in machines[:_MOST]], "meta": meta, "links": _links(connection),
     }  # fmt: skip
+
+
+def _briefly(kind: str, detail: str | None) -> str | None:
+    """Without the list of what an acceptance covers, which may be thousands of UIDs; the log has it."""
+    words, mark, covers = (detail or "").rpartition("; covers [")
+    if kind != "exception accepted" or not mark:
+        return detail
+    count = len(json.loads(f"[{covers}"))
+    return f"{words} (covers {count} {'entry' if count == 1 else 'entries'})"
 
 
 def _run(row: tuple[Any, ...], newest: int) -> dict[str, Any]:

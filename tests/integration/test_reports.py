@@ -19,6 +19,7 @@ from migrate.model import (  # isort: skip
     StudyRef, Window, WindowAnswered, WindowJudged, WindowsPlanned,
 )
 from migrate.reports import report, status, status_text, write_report
+from migrate.reports.history import history
 from migrate.reports.pictures import by_year_and_modality
 from tests.filled import (
     HOSTILE,
@@ -170,6 +171,9 @@ def test_an_exception_names_every_signature_that_stands(manifest: Manifest) -> N
     (entry,) = read(manifest)["exceptions"]
     assert (entry["state"], entry["accepted_by"]) == ("parked", "J. Doe (head); M. Roe (head)")
     assert entry["reason"] == "1.1.1: corrupt-at-source: broken disk; 1.1.2: corrupt-at-source: broken disk"
+    told = [decision["detail"] for decision in history(manifest.connection)["decisions"]]
+    assert told[0] == "by J. Doe: all of it (covers 3 entries)"
+    assert told[-1] == "by M. Roe (head): corrupt-at-source: broken disk (covers 1 entry)"
 
 
 def test_a_quarantined_file_can_be_named_to_accept(manifest: Manifest) -> None:
