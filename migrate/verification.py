@@ -43,11 +43,6 @@ class Level(Enum):
     def proves(self) -> str:
         return _PROVES[self]
 
-    @property
-    def word(self) -> str:
-        """For sentences: so many ... objects."""
-        return "re-read" if self is Level.READ_BACK else self.value
-
 
 _PROVES = {
     Level.LISTED: "An object of the right size stands under each key. Nothing is said of its bytes.",
@@ -119,7 +114,9 @@ class Result:
 
     def statement(self) -> str:
         """What may be concluded, in a sentence or two; nothing of a sample that was cut short."""
-        checked, level = self.checked.total(), self.choice.level
+        checked = self.checked.total()
+        deep = self.choice.level is Level.READ_BACK or set(self.proofs) == {Proof.READ_BACK}  # a folder attests nothing: it is read
+        word = "re-read" if deep else self.choice.level.value
         lost = len(self.missing) + len(self.differs)
         of = f" of slice {self.choice.part}" if self.choice.part else ""
         left = f" {len(self.unchecked):,} could not be checked: nothing is known of them." if self.unchecked else ""
@@ -128,10 +125,10 @@ class Result:
         if not checked and not self.unchecked:
             return f"There is nothing{of} to check."
         if not self.choice.is_sample or sum(self.wanted.values()) == sum(self.strata.values()):
-            return f"All {sum(self.strata.values()):,} objects{of}, {level.word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
+            return f"All {sum(self.strata.values()):,} objects{of}, {word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
         bad = lost + len(self.unchecked)
         limit = sampling.percent(sampling.upper_limit(bad, max(sampling.effective(self.strata, self.wanted), bad)))
-        said = f"{lost:,} of {checked:,} {level.word} objects are missing or differ" if lost else f"0 of {checked:,} {level.word} objects differ"
+        said = f"{lost:,} of {checked:,} {word} objects are missing or differ" if lost else f"0 of {checked:,} {word} objects differ"
         counted = " (those not checked counted as different)" if self.unchecked else ""
         return f"{said}: with 95 % confidence fewer than {limit} do{counted}.{left}"
 
