@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import re
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -146,6 +147,9 @@ def test_a_syslog_server_that_never_comes_stops_nothing(tmp_path: Path, certific
         done = command(tmp_path, "enumerate")
     assert done.returncode == 0, done.stderr
     assert "audit messages" in done.stderr
+    with closing(sqlite3.connect(tmp_path / "manifests" / "test.db")) as manifest:
+        (said,) = manifest.execute("SELECT detail FROM event WHERE kind = 'audit messages lost'").fetchone()
+    assert re.fullmatch(r"[1-9]\d* never reached the syslog server", said)
 
 
 def test_an_audit_file_that_cannot_be_written_stops_everything(tmp_path: Path) -> None:

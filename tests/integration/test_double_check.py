@@ -56,6 +56,9 @@ def test_rewritten_headers_are_counted_with_their_tags(migrated: tuple[Path, int
     assert found["header"] == found["sample"] - found["same"] > 0
     assert found["tags"] == {"(0008,0080)": found["header"]}
     assert "with other headers and the same pixels" in found["statement"]
+    assert here(folder, "report", "--out", str(folder / "report"))[0] == 0
+    table = (folder / "report" / "report.html").read_text(encoding="utf-8").partition('id="comparisons"')[2].partition("</table>")[0]
+    assert f"(0008,0080) in {found['header']}" in table and found["statement"] in table
 
 
 def test_other_pixels_are_an_alarm(migrated: tuple[Path, int]) -> None:

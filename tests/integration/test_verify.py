@@ -148,3 +148,14 @@ def test_results_are_in_the_report(migrated: Path) -> None:
     assert (last["seed"], last["level"], last["missing"], last["differs"]) == (3, "attested", 0, 0)
     assert "with 95 % confidence" in last["statement"]
     assert "studies/" not in json.dumps(document)
+
+
+def test_results_are_on_the_page(migrated: Path, tmp_path: Path) -> None:
+    """The statement, the seed, and how far the slices have come; the edition without names tells them, too."""
+    verified(migrated, "--sample", "50%", "--seed", "77")
+    verified(migrated, "--slice", "2/5")
+    assert here(migrated, "report", "--dossier", str(tmp_path / "dossier"))[0] == 0
+    for name in ("report.html", "report-anonymous.html"):
+        page = (tmp_path / "dossier" / name).read_text(encoding="utf-8").partition('id="verifications"')[2].partition("<h2>")[0]
+        assert "re-read objects differ: with 95 % confidence fewer than" in page and "(seed 77)" in page
+        assert "Of 5 slices, looked at as <i>attested</i>, 1 was sound when looked at last" in page
