@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts crash-loop dossier-damages mutations clean
+.PHONY: demo test lint bench power-cuts crash-loop soak dossier-damages mutations clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -43,6 +43,9 @@ mutations: $(VENV)/installed
 
 crash-loop: $(VENV)/installed
 	CRASH_LOOP=all CRASH_SURVIVORS=512 $(BIN)/python -m pytest -s tests/fault/test_crashes.py tests/fault/test_failpoints.py
+
+soak: $(VENV)/installed
+	SOAK_MINUTES=$${SOAK_MINUTES:-60} $(BIN)/python -m tests.fault.soak
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -250,8 +250,7 @@ class Pipeline:
                 started = sum(self._offer(stage, pools[stage.name]) for stage in stages)
                 if not started and not any(stage.busy for stage in stages):
                     pauses = [stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None]
-                    due = next_due_s()
-                    waits = [wait for wait in (*pauses, due) if wait is not None]
+                    waits = [wait for wait in (*pauses, next_due_s()) if wait is not None]
                     if not waits:
                         _expect_open(stages)
                         return
@@ -291,15 +290,14 @@ class Pipeline:
 
     def _finished(self, stage: Stage, key: Hashable, future: Future[Any]) -> None:
         """Called in the worker's thread: hand on the outcomes; the key stays busy until they are committed."""
+        outcomes: list[Outcome] = []
         try:
             outcomes = future.result()
             self._contacted.add(stage.side)
             stage.failing_since, stage.wait_s = None, 0.5
         except PacsMigrateError as error:
-            outcomes = []
             self._pause_or_end(stage, error)
         except BaseException as error:
-            outcomes = []
             self._ended_by = self._ended_by or error
         try:
             self.submit(outcomes, done=lambda: self._forget(stage, key), ordered=stage.ordered)
@@ -327,7 +325,7 @@ class Pipeline:
         """Let what is under way finish for a while, then cut it; commit what was finished."""
         until = time.monotonic() + (grace_s if any(stage.busy for stage in stages) else 0)
         cutting = False
-        while any(stage.busy for stage in stages) and self._threads_alive():
+        while any(stage.busy for stage in stages) and all(thread.is_alive() for thread in self._threads):
             left = until - time.monotonic()
             if left <= 0:
                 if cutting:
@@ -338,9 +336,6 @@ class Pipeline:
             self._wake.wait(min(max(left, 0.05), _POLL_S))
         for pool in pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
-
-    def _threads_alive(self) -> bool:
-        return all(thread.is_alive() for thread in self._threads)
 
 
 def _expect_open(stages: list[Stage]) -> None:

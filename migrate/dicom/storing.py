@@ -21,8 +21,9 @@ from migrate.dicom.upper_layer import AcceptedContext, Association
 from migrate.dicom.wire import Malformed
 from migrate.errors import LocalError
 from migrate.failpoints import reach
+from migrate.incoming import BUFFER_BYTES, Incoming
 from migrate.model import InstanceRef, Received, is_uid
-from migrate.staging import BUFFER_BYTES, Incoming, Staging
+from migrate.staging import Staging
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import DiskFailing, LocalError
+from migrate.incoming import HELD_BYTES, Incoming
 from migrate.model import Fixity, InstanceRef, Rolled
-from migrate.staging import HELD_BYTES, Incoming, Staging
+from migrate.staging import Staging
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
 CONTENT = random.Random(5).randbytes(12 << 20)

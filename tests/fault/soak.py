@@ -1,0 +1,253 @@
+"""Hours of the real thing: migrations from the practice PACS into a real S3 server, both with faults, killed at random again and
+again, while a long run beside them must neither leak nor stop. `make soak` runs it for SOAK_MINUTES; the suite for some seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from migrate.dicom.part10 import read_header
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+from tests.fault.forked import Ended, Forks
+from tests.fault.invariants import Truth, unkept
+from tests.runs import bucket, configure, free_port, practice_process, truth
+from tests.s3_server import ENVIRONMENT, Deed, S3Server, meddling, seaweedfs
+
+MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap")
+"""Faults of the PACS that a run recovers from by itself."""
+SENDS_MORE = frozenset(("twice", "skip-first", "abort-store"))
+RETRY = "attempts = 20\nfirst_wait_s = 0.05\nmax_wait_s = 0.5\nunreachable_s = 20"
+ASSOCIATIONS = 2
+DEEDS: tuple[tuple[str, Deed], ...] = (
+    ("503", (503, b"<Error><Code>SlowDown</Code></Error>")), ("500", (500, b"<Error><Code>InternalError</Code></Error>")),
+    ("reset", "reset"), ("drop", "drop"), ("answer lost", "lose"),
+)  # fmt: skip
+
+
+@dataclass
+class Sample:
+    """The long run's process at one moment."""
+
+    at_s: float
+    rss_bytes: int
+    threads: int
+    descriptors: int
+
+    @staticmethod
+    def of(pid: int, at_s: float) -> Sample:
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        return Sample(at_s, int(status["VmRSS"].split()[0]) << 10, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd")))
+
+
+@dataclass
+class Count:
+    """What was done and what was seen."""
+
+    migrations: int = 0
+    kills: int = 0
+    restarts: int = 0
+    checks: int = 0
+    objects: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    manners: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    long_run_verified: int = 0
+
+    def slope_mib_h(self) -> float:
+        """Of the resident memory of the long run over its second half, by least squares: before that caches fill."""
+        late = self.samples[len(self.samples) // 2 :]
+        if len(late) < 3:
+            return 0.0
+        mean_at, mean = sum(one.at_s for one in late) / len(late), sum(one.rss_bytes for one in late) / len(late)
+        over = sum((one.at_s - mean_at) * (one.rss_bytes - mean) for one in late)
+        return over / sum((one.at_s - mean_at) ** 2 for one in late) * 3600 / (1 << 20)
+
+    def text(self) -> str:
+        late = self.samples[len(self.samples) // 2 :] or self.samples
+        threads, descriptors = [one.threads for one in late], [one.descriptors for one in late]
+        return "\n".join((
+            f"migrations that reached their end: {self.migrations}, byte for byte {self.objects} objects",
+            f"SIGKILLs: {self.kills}, restarts: {self.restarts}, checks of all promises: {self.checks}, promises broken: {len(self.wrong)}",
+            f"faults of the store: {dict(self.faults)}",
+            f"manners of the PACS: {dict(self.manners)}",
+            f"how runs ended: {dict(self.codes)}",
+            f"the long run: {self.long_run_verified} instances verified; in its second half {min(one.rss_bytes for one in late) >> 20} to "
+            f"{max(one.rss_bytes for one in late) >> 20} MiB resident, slope {self.slope_mib_h():+.1f} MiB/h, "
+            f"threads {min(threads)} to {max(threads)}, descriptors {min(descriptors)} to {max(descriptors)}" if late else "no long run",
+            *(f"BROKEN: {each}" for each in self.wrong),
+        ))  # fmt: skip
+
+
+class Soak:
+    """The two lanes: migrations that are killed, and one that is not."""
+
+    def __init__(self, server: S3Server, folder: Path, *, seconds: float, seed: int, studies: int = 25, long_studies: int = 20_000) -> None:
+        self._server, self._folder, self._seconds = server, folder, seconds
+        self._dice = random.Random(seed)
+        self._studies, self._long_studies = studies, long_studies
+        self._began = time.monotonic()
+        self.count = Count()
+
+    def _over(self) -> bool:
+        return time.monotonic() - self._began >= self._seconds
+
+    def run(self) -> Count:
+        """Both, until the time is over and the last migration is at its end."""
+        with self._long_run(), Forks() as forks:
+            while not self._over() or not self.count.migrations:
+                self._migration(forks, self.count.migrations + 1)
+        return self.count
+
+    # -- migrations that are killed
+    def _migration(self, forks: Forks, number: int) -> None:
+        folder = self._folder / f"m{number}"
+        folder.mkdir()
+        archive, receiver, name = Archive(self._studies, self._dice.randrange(1, 9999)), free_port(), self._server.new_bucket(versioned=True)
+        known = truth(archive)
+        manners = self._dice.sample(MANNERS, self._dice.randrange(3)) if number % 3 else []
+        self.count.manners.update(manners)
+        with (
+            PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=manners) as pacs,
+            meddling(self._meddle, self._server) as store,
+        ):  # fmt: skip
+            configure(folder, pacs.port, receiver, source=f"settle_s = 0.3\nassociations = {ASSOCIATIONS}", retry=RETRY, destination=bucket(name, store.endpoint_url))
+            kills = 0
+            for _ in range(self._dice.randrange(4, 12)):
+                ended = self._ended(forks.run(folder, "run", "--json", kill_after_s=self._dice.uniform(0.1, 2.5)), folder, name, known)
+                kills += ended.killed
+                if ended.code == 0:
+                    break
+            for _ in range(10):  # an overloaded store may end a run that begins with it
+                ended = self._ended(forks.run(folder, "run", "--json"), folder, name, known)
+                if ended.code != 21:
+                    break
+            report = forks.run(folder, "report", "--json")
+            sent = pacs.counts["store"]
+        self._at_the_end(ended, report, folder, name, known, sent, kills, manners)
+        self.count.migrations += 1
+
+    def _meddle(self, method: str, path: str, count: int) -> Deed | None:
+        if "/studies/" not in path or self._dice.random() > 0.02:
+            return None
+        name, deed = self._dice.choice(DEEDS)
+        self.count.faults[name] += 1
+        return deed
+
+    def _ended(self, ended: Ended, folder: Path, name: str, known: Truth) -> Ended:
+        """One more run is over: nothing may be wrong now."""
+        self.count.restarts += 1
+        self.count.kills += ended.killed
+        self.count.codes["killed" if ended.killed else "stuck" if ended.code is None else f"exit {ended.code}"] += 1
+        self.count.checks += 1
+        self.count.wrong += unkept(folder / "manifests" / "test.db", folder / "staging", self._reader(name), known)
+        if ended.code is None or "Traceback" in ended.err:
+            self.count.wrong.append(f"{folder.name}: a run hangs or breaks: {ended.err[-500:]}")
+        return ended
+
+    def _reader(self, name: str) -> Any:
+        client = self._server.client()
+
+        def read(key: str) -> bytes | None:
+            try:
+                return client.get_object(Bucket=name, Key=key)["Body"].read()  # type: ignore[no-any-return]
+            except client.exceptions.NoSuchKey:
+                return None
+
+        return read
+
+    def _at_the_end(self, ended: Ended, report: Ended, folder: Path, name: str, known: Truth, sent: int, kills: int, manners: list[str]) -> None:
+        """The last run and its report say exactly what the generator knows."""
+        if ended.code != 0 or json.loads(ended.out)["complete"] is not True:
+            self.count.wrong.append(f"{folder.name}: no end, exit {ended.code}: {ended.err[-500:]}")
+            return
+        client, found = self._server.client(), {}
+        pages = list(client.get_paginator("list_object_versions").paginate(Bucket=name, Prefix="studies/"))
+        keys = [each["Key"] for page in pages for each in page.get("Versions", ())]
+        for key in keys:
+            raw = client.get_object(Bucket=name, Key=key)["Body"].read()
+            parts = key.split("/")
+            found[parts[1], parts[3], parts[5].removesuffix(".dcm")] = hashlib.sha256(raw[read_header(raw)[3] :]).digest()
+        document = json.loads(report.out)
+        says = (document["complete"], document["studies"]["migrated"], document["instances"]["verified"], document["exceptions"])
+        if says != (True, self._studies, len(known), self._empty(document)):
+            self.count.wrong.append(f"{folder.name}: the report says {says[:3]} and {len(says[3])} exceptions")
+        if found != dict(known) or len(keys) != len(known):
+            self.count.wrong.append(f"{folder.name}: {len(keys)} object versions, {len(known)} images, equal: {found == dict(known)}")
+        if left := [path for path in (folder / "staging").rglob("*") if path.is_file()]:
+            self.count.wrong.append(f"{folder.name}: left over: {left}")
+        largest = max(Counter(study for study, _, _ in known).values())
+        if not SENDS_MORE & set(manners) and sent > len(known) + (kills + 1) * ASSOCIATIONS * largest:
+            self.count.wrong.append(f"{folder.name}: {sent} images sent for {len(known)} with {kills} kills")
+        self.count.objects += len(found)
+
+    @staticmethod
+    def _empty(document: Any) -> list[Any]:
+        """Studies without any image are listed; nothing else may be."""
+        return [entry for entry in document["exceptions"] if entry["error"] == "EmptyAtSource"]
+
+    # -- the run that is not killed
+    @contextlib.contextmanager
+    def _long_run(self) -> Iterator[None]:
+        folder, receiver, port = self._folder / "long", free_port(), free_port()
+        folder.mkdir()
+        name = self._server.new_bucket()
+        configure(folder, port, receiver, source="settle_s = 0.3\nassociations = 1", retry=RETRY, destination=bucket(name, self._server.endpoint_url))
+        words = [sys.executable, "-m", "migrate", "run", "--watch", "--every", "0.02", "--config", str(folder / "migrate.toml")]
+        ending = threading.Event()
+        with practice_process(folder, port, receiver, "--studies", str(self._long_studies)), (folder / "err.txt").open("w") as err:
+            process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=err, env=os.environ | ENVIRONMENT)
+            watcher = threading.Thread(target=self._watch, args=(process.pid, ending))
+            watcher.start()
+            try:
+                yield
+            finally:
+                ending.set()
+                watcher.join()
+                if process.poll() is not None:
+                    self.count.wrong.append(f"the long run ended by itself: exit {process.returncode}: {(folder / 'err.txt').read_text()[-500:]}")
+                process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(60)
+                process.kill()
+                if process.wait() not in (130, -signal.SIGKILL) or process.returncode == -signal.SIGKILL:
+                    self.count.wrong.append(f"the long run does not stop as it should: exit {process.returncode}")
+        status = subprocess.run([sys.executable, "-m", "migrate", "status", "--json", "--config", str(folder / "migrate.toml")], capture_output=True, text=True)
+        self.count.long_run_verified = json.loads(status.stdout)["instances"]["verified"]
+
+    def _watch(self, pid: int, ending: threading.Event) -> None:
+        while not ending.wait(min(5.0, self._seconds / 20)):
+            with contextlib.suppress(OSError):
+                self.count.samples.append(Sample.of(pid, time.monotonic() - self._began))
+
+
+def main() -> int:
+    minutes = float(os.environ.get("SOAK_MINUTES", "60"))
+    seed = int(os.environ.get("SOAK_SEED", str(random.SystemRandom().randrange(10_000))))
+    os.environ.update(ENVIRONMENT)
+    print(f"{minutes:g} minutes, SOAK_SEED={seed}", flush=True)
+    with tempfile.TemporaryDirectory() as name, seaweedfs(Path(name) / "store") as server:
+        count = Soak(server, Path(name), seconds=60 * minutes, seed=seed).run()
+    print(count.text())
+    return 1 if count.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
