@@ -79,6 +79,8 @@ POINTS: dict[str, str] = {
     "checkpoint-begun": "before the write-ahead log moves into the file",
     "checkpoint-done": "it has moved",
     "run-ended": "all is done, the run's end is not yet on record",
+    "anchor-begun": "the run's end is on record, not yet anchored at the destination",
+    "anchor-kept": "its anchor stands at the destination",
     # each file operation of staging and of the folder destination
     "disk": "before any operation on a file or folder",
 }

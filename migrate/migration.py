@@ -8,16 +8,17 @@ import functools
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from migrate import reconcile
+from migrate import anchors, reconcile
 from migrate.audit_trail import AuditTrail, open_trail
 from migrate.config import Config, clear_text
 from migrate.destinations import close_shared, open_destination, shared_destination
-from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
+from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrateError, SourceError, UsageError
 from migrate.failpoints import reach
 from migrate.host import stop_signals
 from migrate.lists import StudyList
@@ -44,6 +45,8 @@ from migrate.stages.selection import selection
 from migrate.staging import Staging
 
 _CLOSING_SWEEPS = 3
+_MOVING = ("run", "demo", "verify", "double-check", "restore-manifest", "rebuild")
+_ANCHORED = (*_MOVING, "accept", "revoke", "exclude")
 _ITEMS_A_JOB = 64
 
 
@@ -70,11 +73,17 @@ class Migration:
         self.progress: Callable[[list[Outcome]], None] = lambda _: None
         self.trail: AuditTrail | None = None
         self._judged = 0  # the sweep that has nothing left to ask or to say
+        self._copied_at = time.monotonic()
 
     def __enter__(self) -> Migration:
         config = self.config
+        key = config.proof.signing_key
+        if key is not None and self.verb in _ANCHORED and not key.is_file():  # whoever only reads does not need it
+            raise UsageError(f"There is no key {key}.", hint="Set signing_key under [proof] to an SSH key's file, or leave it out.")
         with contextlib.ExitStack() as stack:
             stack.enter_context(Lock(config.manifest))
+            anchors.sweep(config.manifest)
+            stack.callback(close_shared)
             destination = open_destination(config.destination)
             identity = {"source": config.source_identity, "destination": destination.identity, "migration": config.name}
             self.manifest = Manifest(config.manifest, identity=identity, policy=config.retry, create=self._create)
@@ -86,7 +95,6 @@ class Migration:
                 self.trail.application(started=True)
             self.queue = Queue(config.manifest, prefix=self.prefix)
             stack.callback(self.queue.close)
-            stack.callback(close_shared)
             self._stack = stack.pop_all()
         return self
 
@@ -101,7 +109,21 @@ class Migration:
                 self.manifest.commit([Noted("audit messages lost", f"{lost} never reached the syslog server")])
         with contextlib.suppress(Exception):
             self.manifest.end_run(self.exit_code)
+            self._anchor()
         self.manifest.close()
+
+    def _anchor(self) -> None:
+        """The end of a run that moved or decided something goes to the destination, where nobody who changes the manifest can take it back."""
+        if self.verb not in _ANCHORED or not self.manifest.run_id or self.exit_code in (DestinationError.exit_code, LocalError.exit_code):
+            return
+        destination = shared_destination(self.config.destination)
+        if self.exit_code == Interrupted.exit_code:  # whoever stops a run does not want to wait for a copy
+            anchors.drop_or_warn(self.config, destination, root=False, snapshot=False)
+        elif self.verb in _MOVING:
+            anchors.drop_or_warn(self.config, destination, root=self.manifest.has_moved(), snapshot=True)
+        else:
+            anchors.drop_or_warn(self.config, destination, root=False, snapshot=None)
+        self._copied_at = time.monotonic()
 
     # -- the verbs that move something
     def run(self, *, only_enumerate: bool = False, watch: Watch | None = None) -> None:
@@ -188,6 +210,7 @@ class Migration:
     def _begin_round(self) -> None:
         """Each round of a watch is a run of its own on record."""
         self.manifest.end_run(self.exit_code)
+        self._anchor()
         self.exit_code = 1
         self.manifest.begin_run(self.verb, self.config.operator, self.config.sha256)
         self.manifest.first_sweep = None
@@ -282,7 +305,18 @@ class Migration:
             ),
             Stage("upload", self._batches(InstanceState.STAGED), work.upload, config.workers, side="destination"),
             Stage("verify", self._batches(InstanceState.STORED), work.verify, config.workers, side="destination"),
+            Stage("copy of the manifest", self._copy_due, self._copy_manifest, 1, side="destination"),
         ]  # fmt: skip
+
+    def _copy_due(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, None]]:
+        if not busy and time.monotonic() - self._copied_at >= self.config.proof.snapshot_hours * 3600:
+            yield "copy", None
+
+    def _copy_manifest(self, _: None) -> Iterable[Outcome]:
+        """A long run copies its manifest to the destination every day; it does not fail for that."""
+        anchors.drop_or_warn(self.config, self._destination, root=True, snapshot=True)
+        self._copied_at = time.monotonic()
+        return ()
 
     def _batches(self, state: InstanceState) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, work.Batch]]]:
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, work.Batch]]:

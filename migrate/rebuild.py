@@ -20,12 +20,14 @@ from typing import Any
 
 from awscrt.checksums import crc64nvme
 
+from migrate import anchors
 from migrate.config import Config
 from migrate.destinations import shared_destination
 from migrate.dicom.part10 import read_header
 from migrate.dicom.scanner import scan_file
 from migrate.errors import Interrupted, ObjectMissing, UsageError
 from migrate.host import stop_signals
+from migrate.manifest.anchored import NO_HEAD, RESTORED, restored_detail
 from migrate.migration import Migration
 from migrate.model import (
     DestinationLost,
@@ -109,6 +111,10 @@ class _Work:
             self._files()
         if not ask_again:
             manifest.set_meta("rebuilt", "1")
+        config = self._migration.config
+        known, _ = anchors.read_all(config, self._destination)
+        if known:  # of a chain that is lost: audit tells of it, and does not take this one for forged
+            manifest.log(RESTORED, restored_detail(NO_HEAD, (name for name, _ in known)))
         said = f"{self._result.objects} objects, {self._result.staged} staged files, {self._result.quarantined} quarantined"
         manifest.commit([Noted("manifest rebuilt", f"{said}; {len(self._result.strangers)} objects are not what they are called")]
                         + [Noted("unknown since the rebuild", sentence) for sentence in UNKNOWN])  # fmt: skip

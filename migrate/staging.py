@@ -264,3 +264,16 @@ def hash_file(path: Path) -> tuple[int, bytes]:
             digest.update(buffer[:count])
             size += count
     return size, digest.digest()
+
+
+def measured(path: Path) -> Fixity:
+    """What a file of ours holds, as `Destination.keep` needs it. Raises LocalError."""
+    sha256, crc, size = hashlib.sha256(), 0, 0
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 20):
+                sha256.update(piece)
+                crc, size = crc64nvme(piece, crc), size + len(piece)
+    except OSError as error:
+        raise local_error(error, "reading a file to be kept") from error
+    return Fixity(size, sha256.digest(), sha256.digest(), crc)

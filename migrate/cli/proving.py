@@ -1,4 +1,4 @@
-"""Verbs that prove: audit, prove. They only read, and take no lock."""
+"""Verbs that prove: audit and prove, which only read and take no lock; and restore-manifest."""
 
 from __future__ import annotations
 
@@ -7,35 +7,66 @@ from pathlib import Path
 
 import click
 
+from migrate import anchors
 from migrate.cli.frame import load, verb
+from migrate.config import Config
+from migrate.destinations import open_destination
+from migrate.manifest.anchored import RESTORED, Anchor, compare, restored_detail
+from migrate.manifest.audit import Audited, Trouble
 from migrate.manifest.audit import audit as audited
 from migrate.manifest.file import open_reader
 from migrate.manifest.sealed import inclusion_proofs
+from migrate.migration import Migration
 
 
 @verb("audit", json=True)
-def audit(config_path: Path, as_json: bool) -> int:
-    """Compute every seal of the manifest again and compare it with its rows. Ends with 3 if something does not hold."""
+@click.option("--offline", is_flag=True, help="Leave the anchors at the destination out: then a manifest whose end was cut off looks whole.")
+def audit(config_path: Path, as_json: bool, offline: bool) -> int:
+    """Compute every seal of the manifest again, compare it with its rows and with the anchors at the destination.
+
+    Ends with 3 if something does not hold, and names each place.
+    """
     config = load(config_path)
-    reader = open_reader(config.manifest)
-    try:
-        found = audited(reader, config.destination.prefix)
-    finally:
-        reader.close()
+    found, notes = _audited(config, offline=offline)
     if as_json:
         document = {
             "holds": not found.troubles, "seals": found.seals, "head": found.head.hex(), "events": found.events, "studies": found.studies,
             "instances": found.instances, "proven": found.proven, "root": found.root.hex(),
-            "troubles": [{"place": each.place, "what": each.what} for each in found.troubles],
+            "troubles": [{"place": each.place, "what": each.what} for each in found.troubles], "notes": notes,
         }  # fmt: skip
         click.echo(json.dumps(document, indent=1))
     else:
         for each in found.troubles:
             click.echo(f"WRONG: {each}")
+        for note in notes:
+            click.echo(note)
         click.echo(f"{found.seals} seals over {found.events} events and {found.instances} instances of {found.studies} studies; "
                    f"{found.proven} are proven. Head {found.head.hex()}, Merkle root {found.root.hex()}.")  # fmt: skip
         click.echo(f"{len(found.troubles)} places are not as they were sealed." if found.troubles else "Everything holds.")
     return 3 if found.troubles else 0
+
+
+def _audited(config: Config, *, offline: bool) -> tuple[Audited, list[str]]:
+    """What the audit finds, and what else a reader should know."""
+    anchored: list[tuple[str, Anchor]] = []
+    notes = ["The anchors at the destination were left out: whether the manifest's end was cut off is not known."]
+    odd: list[str] = []
+    reader = open_reader(config.manifest)
+    try:
+        if not offline:  # before the manifest is read: a run may go on, and its next anchor would tell of more than was read
+            destination = open_destination(config.destination)
+            try:
+                anchored, odd = anchors.read_all(config, destination)
+            finally:
+                destination.close()
+        found = audited(reader, config.destination.prefix)
+        if not offline:
+            troubles, notes = compare(reader, anchored, found.root)
+            found.troubles += troubles
+            found.troubles += [Trouble(f"anchor {name}", "is not as it was written") for name in odd]
+    finally:
+        reader.close()
+    return found, notes
 
 
 @verb("prove")
@@ -57,4 +88,27 @@ def prove(config_path: Path, sop_uid: str) -> int:
         click.echo("Nothing is proven under this SOP Instance UID.", err=True)
         return 3
     click.echo(json.dumps({"migration": config.name, "seal": seal[0], "head": seal[1], "proofs": proofs}, indent=1))
+    return 0
+
+
+@verb("restore-manifest")
+def restore_manifest(config_path: Path) -> int:
+    """Bring the newest copy of the manifest back from the destination, after a disk has died. `run` goes on from there.
+
+    The copy is checked against its anchor. Nothing is written where a manifest is. What was lost since is on record and in `audit`.
+    """
+    config = load(config_path)
+    destination = open_destination(config.destination)
+    try:
+        head, lost, spoilt = anchors.restore(config, destination)
+    finally:
+        destination.close()
+    for each in spoilt:
+        click.echo(f"Passed over: {each}", err=True)
+    with Migration(config, "restore-manifest", create=False) as migration:
+        migration.manifest.log(RESTORED, restored_detail(head, lost))
+        migration.exit_code = 0
+    click.echo(f"Restored to seal {head.number}: {config.manifest}")
+    if lost:
+        click.echo(f"{len(lost)} later anchors tell of work that was lost with the disk; `run` finds at the destination what was stored since.")
     return 0

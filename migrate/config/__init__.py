@@ -18,6 +18,7 @@ from migrate.config.settings import (
     Config,
     DestinationSettings,
     FolderSettings,
+    ProofSettings,
     ReceiverConfig,
     S3Settings,
     SourceSettings,
@@ -73,7 +74,7 @@ def _with_line(text: str, mistake: str) -> str:
 
 
 def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | None:
-    tables = ("migration", "source", "receiver", "destination", "retry", "audit")
+    tables = ("migration", "source", "receiver", "destination", "retry", "audit", "proof")
     for key in data:
         if key not in tables:
             near = get_close_matches(key, tables, 1)
@@ -90,14 +91,14 @@ def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | Non
     if source is not None:
         expect_encryption(source, receiver, mistakes)
     destination, workers = destination_of(base, data, mistakes)
-    retry, audit = _retry(data, mistakes), audit_of(base, data, mistakes)
+    retry, audit, proof = _retry(data, mistakes), audit_of(base, data, mistakes), _proof(base, data, mistakes)
     if mistakes or source is None or destination is None:
         return None
     if not receiver.allow:
         receiver = dataclasses.replace(receiver, allow=(source.host,))
     return Config(
         path, name, base / manifest, base / staging, int(max_gib * 2**30) if max_gib else None, operator,
-        source, receiver, destination, workers, retry, audit,
+        source, receiver, destination, workers, retry, audit, proof,
     )  # fmt: skip
 
 
@@ -115,6 +116,14 @@ def _retry(data: dict[str, Any], mistakes: list[str]) -> RetryPolicy:
     return policy
 
 
+def _proof(base: Path, data: dict[str, Any], mistakes: list[str]) -> ProofSettings:
+    table = Table("proof", data.get("proof"), mistakes)
+    key = table.take("signing_key", str, fits=lambda t: bool(t.strip()), must="an SSH key's file")
+    hours = table.take("snapshot_hours", (int, float), ProofSettings().snapshot_hours, fits=lambda n: n > 0, must=POSITIVE)
+    table.done()
+    return ProofSettings(base / key if key else None, float(hours))
+
+
 def _login() -> str:
     try:
         return getpass.getuser()
@@ -123,6 +132,6 @@ def _login() -> str:
 
 
 __all__ = [
-    "EXAMPLE", "AuditSettings", "Config", "DestinationSettings", "FolderSettings", "ReceiverConfig", "S3Settings", "SourceSettings",
+    "EXAMPLE", "AuditSettings", "Config", "DestinationSettings", "FolderSettings", "ProofSettings", "ReceiverConfig", "S3Settings", "SourceSettings",
     "TlsSettings", "clear_text", "load",
 ]  # fmt: skip

@@ -86,6 +86,14 @@ class ReceiverConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProofSettings:
+    """`signing_key`: an SSH key that signs each anchor. `snapshot_hours`: how often a long run copies the manifest to the destination."""
+
+    signing_key: Path | None = None
+    snapshot_hours: float = 24.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     path: Path
     name: str
@@ -99,6 +107,7 @@ class Config:
     workers: int
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     audit: AuditSettings | None = None
+    proof: ProofSettings = field(default_factory=ProofSettings)
     sha256: str = ""
 
     @property

@@ -65,6 +65,18 @@ class Destination(Protocol):
         Raises ObjectMissing, DestinationUnreachable, DestinationRefused, LocalError.
         """
 
+    def keep(self, name: str, file: Path) -> None:
+        """Store a file of our own under `{prefix}_pacs-migrate/{name}`, create-only like `put`; idempotent for the same bytes.
+
+        Raises what `put` raises.
+        """
+
+    def kept(self, name: str, file: Path) -> None:
+        """Copy what `keep` stored under that name into a new file; nothing of it is compared.
+
+        Raises ObjectMissing, DestinationUnreachable, DestinationRefused, LocalError.
+        """
+
     def close(self) -> None:
         """Give back connections and threads; safe to call twice."""
 

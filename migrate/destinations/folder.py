@@ -27,7 +27,7 @@ from migrate.errors import (
 )
 from migrate.failpoints import reach
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
-from migrate.staging import copy_into, local_error
+from migrate.staging import copy_into, local_error, measured
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {
@@ -85,23 +85,25 @@ class Folder:
 
     def put(self, item: Item, file: Path) -> Receipt:
         """See `Destination.put`."""
-        key = self._key(item)
+        return self._put(self._key(item), file, item.fixity)
+
+    def _put(self, key: str, file: Path, fixity: Fixity) -> Receipt:
         final = self.root / key
         with self._errors("writing an object"):
             if os.path.lexists(final):
-                return self._existing(key, final, item.fixity)
+                return self._existing(key, final, fixity)
             if not self.root.is_dir():  # never made anew here: an unmounted disk must not turn into a local folder
                 raise DestinationUnreachable(f"The folder {self.root} is gone.", hint="Is its disk mounted?")
             self._make_folder(self._tmp)
             temporary = self._tmp / f"{os.getpid():x}-{id(self):x}-{next(self._numbers):x}.part"
             try:
-                self._copy(file, temporary, item.fixity)
+                self._copy(file, temporary, fixity)
                 reach("put-copied")
                 self._make_folder(final.parent)
                 try:
                     self._publish(temporary, final)
                 except FileExistsError:  # another thread or host was faster
-                    return self._existing(key, final, item.fixity)
+                    return self._existing(key, final, fixity)
                 reach("put-published")
                 self._disk.sync_folder(final.parent)
             finally:
@@ -131,6 +133,16 @@ class Folder:
     def fetch(self, item: Item, file: Path) -> None:
         """See `Destination.fetch`."""
         key = item.receipt.key if item.receipt else self._key(item)
+        with self._errors("reading an object"), self._opened(self.root / key, key) as source:
+            copy_into(iter(lambda: source.read(_CHUNK_BYTES), b""), file)
+
+    def keep(self, name: str, file: Path) -> None:
+        """See `Destination.keep`."""
+        self._put(f"{self.prefix}_pacs-migrate/{name}", file, measured(file))
+
+    def kept(self, name: str, file: Path) -> None:
+        """See `Destination.kept`."""
+        key = f"{self.prefix}_pacs-migrate/{name}"
         with self._errors("reading an object"), self._opened(self.root / key, key) as source:
             copy_into(iter(lambda: source.read(_CHUNK_BYTES), b""), file)
 

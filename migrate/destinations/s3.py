@@ -33,7 +33,7 @@ from migrate.errors import (
     StagedFileLost,
 )
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
-from migrate.staging import copy_into, hash_file, local_error
+from migrate.staging import copy_into, hash_file, local_error, measured
 
 _CONFLICTS = 6  # 409 means "again": two puts of one key met
 _LOOKS_FIRST = "Existing keys are looked up first instead; let nobody else write under the prefix."
@@ -56,6 +56,7 @@ class S3:
         with telling("opening it"):
             self._transport = transport(settings)
         self.identity = f"s3://{settings.bucket}/{settings.prefix} @ {self._transport.endpoint}"
+        self._own = f"{settings.prefix}_pacs-migrate/"
         self._lock = threading.Lock()
         self._word: Word | None = None
         self._put_headers = {"content-type": "application/dicom"}
@@ -133,13 +134,16 @@ class S3:
 
     def put(self, item: Item, file: Path) -> Receipt:
         """See `Destination.put`."""
-        key, fixity, word = self._key(item), item.fixity, self._probed()
+        headers = self._put_headers | {"x-amz-meta-dataset-sha256": item.fixity.dataset_sha256.hex()}
+        return self._put(self._key(item), file, item.fixity, headers)
+
+    def _put(self, key: str, file: Path, fixity: Fixity, headers: dict[str, str]) -> Receipt:
+        word = self._probed()
         self._expect_staged(file, fixity, whole=not word.sha256)
         if not word.create_only and (receipt := self._existing(key, fixity)):
             return receipt
         multipart = fixity.size_bytes > MULTIPART_FROM_BYTES and word.crc64nvme
-        headers = self._put_headers | {"x-amz-meta-dataset-sha256": fixity.dataset_sha256.hex()}
-        headers |= {_CRC: crc_base64(fixity.crc64nvme)} if multipart else {_SHA256: base64_of(fixity.file_sha256)}
+        headers = headers | ({_CRC: crc_base64(fixity.crc64nvme)} if multipart else {_SHA256: base64_of(fixity.file_sha256)})
         for attempt in range(1, _CONFLICTS + 1):
             try:
                 answer = self._transport.put(key, file, fixity.size_bytes, headers, multipart=multipart)
@@ -180,6 +184,17 @@ class S3:
     def fetch(self, item: Item, file: Path) -> None:
         """See `Destination.fetch`."""
         key = item.receipt.key if item.receipt else self._key(item)
+        with self._reading(key):
+            copy_into(self._transport.pieces(key), file)
+
+    def keep(self, name: str, file: Path) -> None:
+        """See `Destination.keep`; in the bucket's own storage class, so that it can be read at any time."""
+        headers = {key: value for key, value in self._put_headers.items() if key != "x-amz-storage-class"}
+        self._put(f"{self._own}{name}", file, measured(file), headers | {"content-type": "application/octet-stream"})
+
+    def kept(self, name: str, file: Path) -> None:
+        """See `Destination.kept`."""
+        key = f"{self._own}{name}"
         with self._reading(key):
             copy_into(self._transport.pieces(key), file)
 

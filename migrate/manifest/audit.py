@@ -334,13 +334,14 @@ class _Auditor:
                 studies = ", ".join(again.studies[:_MOST_NAMED]) + (" and others" if len(again.studies) > _MOST_NAMED else "")
                 over = f"events {first} to {seal.last_event}" if seal.last_event >= first else "no event"
                 over += f", {seal.steps} steps" + (f" of studies {studies}" if studies else "")
-                self.say(f"seal {seal.number}", f"of {_time(seal.at)} does not hold over run {seal.run_id}, {over}: one of them, or the seal "
+                self.say(f"seal {seal.number}", f"of {time_of(seal.at)} does not hold over run {seal.run_id}, {over}: one of them, or the seal "
                                                 f"or the one before it, was changed.{counted}")  # fmt: skip
             first = seal.last_event + 1
 
 
-def _time(at_ms: int) -> str:
+def time_of(at_ms: int) -> str:
+    """A time for people."""
     return datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if 0 <= at_ms < 1 << 47 else str(at_ms)
 
 
-__all__ = ["Audited", "Trouble", "audit"]
+__all__ = ["Audited", "Trouble", "audit", "time_of"]

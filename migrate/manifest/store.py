@@ -124,6 +124,10 @@ class Manifest:
         with self.transaction():
             self.execute("UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", now_ms(), exit_code, self.run_id)
 
+    def has_moved(self) -> bool:
+        """Whether an instance has taken a step in this run."""
+        return self.execute("SELECT 1 FROM seal WHERE run_id = ? AND steps > 0 LIMIT 1", self.run_id).fetchone() is not None
+
     def set_meta(self, key: str, value: str) -> None:
         """Write down one fact about the manifest as a whole."""
         with telling_disk(self.path), self.transaction():

@@ -91,6 +91,22 @@ def test_an_object_is_fetched_as_it_stands(place: Place, destination: Destinatio
         destination.fetch(proven, tmp_path / "3")
 
 
+def test_a_file_of_our_own_is_kept_once(place: Place, destination: Destination, tmp_path: Path) -> None:
+    """It comes back as it was, is listed, keeps its bytes when others are to be kept under its name, and is no object."""
+    (file := tmp_path / "own").write_bytes(BYTES)
+    destination.keep("anchors/1.json", file)
+    destination.keep("anchors/1.json", file)
+    (other := tmp_path / "other").write_bytes(b"other")
+    with pytest.raises(KeyTaken):
+        destination.keep("anchors/1.json", other)
+    destination.kept("anchors/1.json", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == BYTES
+    assert dict(destination.listed("site a/_pacs-migrate/anchors/")) == {"site a/_pacs-migrate/anchors/1.json": len(BYTES)}
+    assert place.stored() == set()
+    with pytest.raises(ObjectMissing):
+        destination.kept("anchors/2.json", tmp_path / "none")
+
+
 def test_put_twice_is_the_same_receipt(place: Place, destination: Destination, tmp_path: Path) -> None:
     """A put whose answer was lost is put again and leads to the same receipt, also by another process's destination."""
     item, file = staged(tmp_path, BYTES)

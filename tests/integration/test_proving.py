@@ -1,60 +1,105 @@
-"""The verbs audit and prove, over a whole run."""
+"""What runs leave to be proven: the verbs audit and prove; anchors and copies of the manifest at the destination."""
 
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
 from tests.proof_reader import proof_holds, recomputed
-from tests.runs import command, practice
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished migration into a folder."""
-    folder = tmp_path_factory.mktemp("migrated")
-    with practice(folder, studies=3):
-        assert command(folder, "run").returncode == 0
-    return folder
+from tests.runs import changing, command, data_sets, truth
 
 
 def manifest_of(folder: Path) -> Path:
-    return next((folder / "manifests").glob("*.db"))
+    return folder / "manifests" / "test.db"
 
 
-def test_a_run_holds(migrated: Path) -> None:
+def own(folder: Path, what: str) -> list[Path]:
+    """What the tool keeps for itself at the destination."""
+    return sorted((folder / "bucket" / "_pacs-migrate" / what).glob("*"))
+
+
+def die(folder: Path) -> None:
+    """The disk with manifest and staging is gone."""
+    for name in ("manifests", "staging"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def audit(folder: Path) -> tuple[int, list[str]]:
+    """The verb's exit code and what it found wrong."""
+    done = command(folder, "audit", "--json")
+    return done.returncode, [f"{each['place']}: {each['what']}" for each in json.loads(done.stdout)["troubles"]]
+
+
+@contextlib.contextmanager
+def pacs(folder: Path, *faults: str, proof: str = "", port: int = 0, studies: int = 3) -> Iterator[PracticePacs]:
+    """A practice PACS with the same studies each time; `proof`: the table [proof]."""
+    with changing(folder, Archive(studies), *faults, port=port) as opened:
+        with (folder / "migrate.toml").open("a") as toml:
+            toml.write(f"[proof]\n{proof}\n")
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def ran_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs, the first against a PACS that keeps an image back; `older.db` is the manifest as it was in between."""
+    folder = tmp_path_factory.mktemp("ran")
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "practice", "-f", str(folder / "key")], check=True)
+    signing = 'signing_key = "key"'
+    with pacs(folder, "skip-one", proof=signing) as opened:
+        assert command(folder, "run").returncode == 3
+    shutil.copy(manifest_of(folder), folder / "older.db")
+    with pacs(folder, proof=signing, port=opened.port):
+        assert command(folder, "retry").returncode == 0
+        assert command(folder, "run").returncode == 0
+    (folder / "port").write_text(str(opened.port))
+    return folder
+
+
+@pytest.fixture
+def spoilable(ran_twice: Path, tmp_path: Path) -> Iterator[Path]:
+    """The same folder, put back afterwards: a manifest knows its destination by its path."""
+    shutil.copytree(ran_twice, tmp_path / "kept")
+    yield ran_twice
+    shutil.rmtree(ran_twice)
+    shutil.move(tmp_path / "kept", ran_twice)
+
+
+def test_a_run_holds(ran_twice: Path) -> None:
     """What a run has sealed is computed again, by the verb and by a page of code."""
-    done = command(migrated, "audit", "--json")
-    document = json.loads(done.stdout)
-    assert (done.returncode, document["holds"], document["troubles"]) == (0, True, []), done.stderr
-    assert recomputed(manifest_of(migrated))[-1] == document["head"]
-    assert document["proven"] == document["instances"] > 0
-    assert command(migrated, "audit").stdout.endswith("Everything holds.\n")
+    done = command(ran_twice, "audit")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Everything holds."), done.stdout
+    assert f"Head {recomputed(manifest_of(ran_twice))[-1]}," in done.stdout
 
 
-def test_an_image_is_proven_by_a_page_of_code(migrated: Path) -> None:
-    """What `prove` prints leads from the image to the root that `audit` computes; an unknown image has no proof."""
-    root = json.loads(command(migrated, "audit", "--json").stdout)["root"]
-    with contextlib.closing(sqlite3.connect(manifest_of(migrated))) as database:
+def test_an_image_is_proven_by_a_page_of_code(ran_twice: Path) -> None:
+    """What `prove` prints leads from the image to the root in the newest anchor; an unknown image has no proof."""
+    root = json.loads([path for path in own(ran_twice, "anchors") if path.suffix == ".json"][-1].read_bytes())["root"]
+    with contextlib.closing(sqlite3.connect(manifest_of(ran_twice))) as database:
         sop = database.execute("SELECT sop_uid FROM instance").fetchone()[0]
-    proof = json.loads(command(migrated, "prove", sop).stdout)["proofs"][0]
+    proof = json.loads(command(ran_twice, "prove", sop).stdout)["proofs"][0]
     assert proof_holds(proof)
     assert (proof["root"], json.loads(proof["leaf"])[2]) == (root, sop)
-    unknown = command(migrated, "prove", "1.2.3")
+    unknown = command(ran_twice, "prove", "1.2.3")
     assert (unknown.returncode, unknown.stdout) == (3, "")
 
 
-def test_what_was_changed_ends_with_3_and_is_named(migrated: Path, tmp_path: Path) -> None:
-    """A changed size is named by seal and study; the audit changes nothing of the file."""
-    shutil.copy(migrated / "migrate.toml", tmp_path)
-    (tmp_path / "manifests").mkdir()
-    file = tmp_path / "manifests" / manifest_of(migrated).name
-    file.write_bytes(manifest_of(migrated).read_bytes())
+def test_what_was_changed_ends_with_3_and_is_named(spoilable: Path) -> None:
+    """A changed size is named by seal and study; the audit changes nothing of the file and needs no key."""
+    file = manifest_of(spoilable)
+    (spoilable / "key").unlink()
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:
         database.execute("DROP TRIGGER instance_keeps_its_bytes")
         study, series, sop, seal = database.execute(
@@ -62,9 +107,93 @@ def test_what_was_changed_ends_with_3_and_is_named(migrated: Path, tmp_path: Pat
         ).fetchone()
         database.execute("UPDATE instance SET size_bytes = size_bytes + 1 WHERE series_id = ? AND sop_uid = ?", (series, sop))
     before = file.read_bytes()
-    done = command(tmp_path, "audit")
+    done = command(spoilable, "audit")
     assert done.returncode == 3
     assert f"WRONG: seal {seal}:" in done.stdout
     assert study in done.stdout
     assert "WRONG: trigger instance_keeps_its_bytes: is missing" in done.stdout
     assert file.read_bytes() == before
+    refused = command(spoilable, "accept", "w1", "--reason", "none", "--by", "nobody")
+    assert (refused.returncode, "There is no key" in refused.stderr) == (2, True)
+
+
+def test_each_run_leaves_a_signed_anchor_and_a_copy_of_what_changed(ran_twice: Path) -> None:
+    """The anchor holds the last seal and the Merkle root, ssh-keygen checks its signature, and the copy is the manifest."""
+    anchors = [path for path in own(ran_twice, "anchors") if path.suffix == ".json"]
+    assert len(anchors) == 2 == len(own(ran_twice, "manifest"))
+    newest = json.loads(anchors[-1].read_bytes())
+    document = json.loads(command(ran_twice, "audit", "--json").stdout)
+    assert (document["holds"], document["seals"], document["head"], document["root"]) == (True, newest["seal"], newest["head"], newest["root"])
+    signature = anchors[-1].with_suffix(".json.sig")
+    checked = subprocess.run(["ssh-keygen", "-Y", "check-novalidate", "-n", "pacs-migrate", "-s", str(signature)],
+                             input=anchors[-1].read_bytes(), capture_output=True)  # fmt: skip
+    assert checked.returncode == 0, checked.stderr
+    copy = ran_twice / "copy.db"
+    copy.write_bytes(gzip.decompress(own(ran_twice, "manifest")[-1].read_bytes()))
+    with contextlib.closing(sqlite3.connect(copy)) as ours, contextlib.closing(sqlite3.connect(manifest_of(ran_twice))) as theirs:
+        for table in ("event", "seal", "instance", "study"):
+            assert ours.execute(f"SELECT * FROM {table}").fetchall() == theirs.execute(f"SELECT * FROM {table}").fetchall()
+    copy.unlink()
+
+
+def test_an_older_copy_in_the_manifests_place_is_found(spoilable: Path) -> None:
+    """It holds in itself, and only the anchor of a later seal tells of the rest."""
+    folder = spoilable
+    for path in (folder / "manifests").iterdir():
+        path.unlink()
+    shutil.copy(folder / "older.db", manifest_of(folder))
+    code, troubles = audit(folder)
+    assert code == 3
+    assert len(troubles) == 1 and "an older copy stands in its place" in troubles[0]
+    assert command(folder, "audit", "--offline").returncode == 0
+
+
+def test_a_spoilt_anchor_and_a_chain_written_anew_are_found(spoilable: Path) -> None:
+    """An anchor whose hash is another than the chain's is named; so is one that is no anchor any more."""
+    folder = spoilable
+    first, _, last, _ = own(folder, "anchors")
+    first.write_bytes(first.read_bytes()[:-20])
+    said = json.loads(last.read_bytes())
+    forged = said | {"head": "00" * 32, "snapshot": None}
+    last.with_name(f"{said['seal']:012d}-{'00' * 6}.json").write_text(json.dumps(forged))
+    last.write_text(json.dumps(said | {"root": "11" * 32}))
+    code, troubles = audit(folder)
+    assert code == 3
+    assert {trouble.split(": ")[0] for trouble in troubles} == {f"anchor {first.stem}", f"anchor {last.stem}", f"anchor {said['seal']:012d}-{'00' * 6}"}
+
+
+def test_a_manifest_that_is_gone_comes_back_from_the_newest_sound_copy(spoilable: Path) -> None:
+    """A spoilt copy is passed over; that later anchors are lost is on record, and the run goes on to the end."""
+    folder = spoilable
+    refused = command(folder, "restore-manifest")
+    assert refused.returncode == 2
+    die(folder)
+    newest = own(folder, "manifest")[-1]
+    newest.write_bytes(newest.read_bytes()[:-1] + b"?")
+    restored = command(folder, "restore-manifest")
+    assert restored.returncode == 0, restored.stderr
+    assert f"Passed over: manifest/{newest.name}" in restored.stderr
+    assert audit(folder) == (0, [])
+    assert "the manifest was restored" in command(folder, "audit").stdout
+    with pacs(folder, port=int((folder / "port").read_text())):
+        assert command(folder, "retry").returncode == 0
+        assert command(folder, "run").returncode == 0
+    assert data_sets(folder) == truth(Archive(3))
+    assert audit(folder) == (0, [])
+
+
+def test_a_run_that_was_killed_and_lost_its_disk_goes_on_from_the_copy_made_on_the_way(tmp_path: Path) -> None:
+    """Long runs copy the manifest while they go on; from such a copy the next run ends complete."""
+    with pacs(tmp_path, "slow-answers=0.02", proof="snapshot_hours = 0.0001", studies=4):
+        run = subprocess.Popen([sys.executable, "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")], stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while len(own(tmp_path, "anchors")) < 2 and run.poll() is None and time.monotonic() < until:
+            time.sleep(0.02)
+        assert run.poll() is None
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        die(tmp_path)
+        assert command(tmp_path, "restore-manifest").returncode == 0
+        assert command(tmp_path, "run").returncode == 0
+        assert data_sets(tmp_path) == truth(Archive(4))
+    assert audit(tmp_path) == (0, [])

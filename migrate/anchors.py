@@ -1,0 +1,206 @@
+"""The chain's head at the destination, where whoever changes the manifest cannot take it back; and the way back from there.
+
+`{prefix}_pacs-migrate/anchors/` holds an anchor for each end of a run, `{prefix}_pacs-migrate/manifest/` copies of the manifest. Nothing
+of it is ever overwritten or deleted by us. docs/proof.md has the format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import logging
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from migrate.config import Config
+from migrate.destinations import Destination
+from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, PacsMigrateError, UsageError
+from migrate.failpoints import reach
+from migrate.host import sync_folder
+from migrate.manifest import Lock
+from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of
+from migrate.manifest.file import open_reader
+from migrate.signing import signature
+from migrate.staging import hash_file, local_error
+
+log = logging.getLogger(__name__)
+
+_ANCHORS, _SNAPSHOTS = "anchors/", "manifest/"
+_SPARE_BYTES = 64 << 20
+_SMALL_BYTES = 256 << 20
+
+
+def drop(config: Config, destination: Destination, *, root: bool, snapshot: bool | None) -> Head | None:
+    """Anchor the manifest as it stands now; returns the seal, None where there is none or it is anchored already.
+
+    `snapshot`: with a copy of the manifest if something has changed since the last one; None: only of a small manifest. Raises what the
+    destination raises, LocalError, UsageError for a key that cannot sign.
+    """
+    with _scratch(config.manifest) as scratch:
+        reach("anchor-begun")
+        source = config.manifest
+        with contextlib.closing(open_reader(source)) as reader:
+            wanted = snapshot is not False and _wants_snapshot(config, destination, reader, small_only=snapshot is None)
+        if wanted:
+            source = scratch / "m.db"
+            copy_whole(config.manifest, source)
+        with contextlib.closing(open_reader(source)) as reader:
+            head, merkle = head_and_root(reader, config.destination.prefix, root=root or wanted)
+        if head is None:
+            return None
+        kept = None
+        if wanted:
+            packed = scratch / "m.db.gz"
+            _pack(source, packed)
+            size, digest = hash_file(packed)
+            kept = (f"{_SNAPSHOTS}{head.name}.db.gz", digest.hex(), size)
+            destination.keep(kept[0], packed)
+        document = scratch / "anchor.json"
+        document.write_bytes(Anchor(config.name, head, merkle, kept).document())
+        try:
+            destination.keep(f"{_ANCHORS}{head.name}.json", document)
+        except KeyTaken:  # of this very seal, with or without a copy of the manifest
+            return None
+        reach("anchor-kept")
+        if config.proof.signing_key is not None:
+            signed = scratch / "anchor.sig"
+            signed.write_bytes(signature(document.read_bytes(), config.proof.signing_key))
+            destination.keep(f"{_ANCHORS}{head.name}.json.sig", signed)
+        return head
+
+
+def drop_or_warn(config: Config, destination: Destination, *, root: bool, snapshot: bool | None) -> None:
+    """The same at a run's end, whose outcome does not hang on it: the next end of a run anchors this one, too."""
+    try:
+        drop(config, destination, root=root, snapshot=snapshot)
+    except (PacsMigrateError, OSError, sqlite3.Error) as error:
+        log.warning("The manifest could not be anchored at the destination: %s", error)
+
+
+def read(destination: Destination, prefix: str, migration: str, scratch: Path) -> tuple[list[tuple[str, Anchor]], list[str]]:
+    """((name, anchor) of this migration, names of what lies there and is none).
+
+    Raises DestinationUnreachable, DestinationRefused, LocalError.
+    """
+    folder = f"{prefix}_pacs-migrate/{_ANCHORS}"
+    names = sorted(key.removeprefix(folder).removesuffix(".json") for key, _ in destination.listed(folder) if key.endswith(".json"))
+    anchors, odd = [], []
+    for number, name in enumerate(names):
+        file = scratch / f"{number}.json"
+        try:
+            destination.kept(f"{_ANCHORS}{name}.json", file)
+            anchor = anchor_of(file.read_bytes())
+        except (ObjectMissing, ObjectDiffers, ValueError):
+            odd.append(name)
+            continue
+        if anchor.head.name != name:
+            odd.append(name)
+        elif anchor.migration == migration:
+            anchors.append((name, anchor))
+    return anchors, odd
+
+
+def read_all(config: Config, destination: Destination) -> tuple[list[tuple[str, Anchor]], list[str]]:
+    """The same, with a folder of its own beside the manifest."""
+    with _scratch(config.manifest) as scratch:
+        return read(destination, config.destination.prefix, config.name, scratch)
+
+
+def restore(config: Config, destination: Destination) -> tuple[Head, list[str], list[str]]:
+    """Bring the newest sound copy of the manifest back: (its seal, the anchors of later seals, the names of copies that are not sound).
+
+    Raises UsageError where a manifest is there, NoManifest where no copy is, what the destination raises, LocalError.
+    """
+    with Lock(config.manifest):
+        if any(config.manifest.with_name(config.manifest.name + end).exists() for end in ("", "-wal")):
+            raise UsageError(f"{config.manifest} is there.", hint="Only a manifest that is gone is restored. Move what is left of it away first.")
+        spoilt = []
+        with _scratch(config.manifest) as scratch:
+            anchors, _ = read(destination, config.destination.prefix, config.name, scratch)
+            for _, anchor in sorted(anchors, key=lambda each: -each[1].head.number):
+                if anchor.snapshot is None:
+                    continue
+                try:
+                    _fetch(destination, anchor, scratch)
+                except (ObjectMissing, ObjectDiffers) as error:
+                    spoilt.append(f"{anchor.snapshot[0]}: {error}")
+                    continue
+                _put_in_place(scratch / "m.db", config.manifest)
+                return anchor.head, [name for name, each in anchors if each.head.number > anchor.head.number], spoilt
+    told = f" {len(spoilt)} are there and spoilt: {'; '.join(spoilt)}" if spoilt else ""
+    raise NoManifest(f"The destination holds no sound copy of the manifest of {config.name}.{told}",
+                     hint="Copies are made at the end of each run. Is it the right destination, prefix and [migration] name?")  # fmt: skip
+
+
+def sweep(manifest: Path) -> None:
+    """Remove what a killed run left beside the manifest; only by who holds the lock."""
+    for left in manifest.parent.glob(f"{manifest.name}.out-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _wants_snapshot(config: Config, destination: Destination, reader: sqlite3.Connection, *, small_only: bool) -> bool:
+    size = config.manifest.stat().st_size
+    if small_only and size > _SMALL_BYTES:
+        return False
+    folder = f"{config.destination.prefix}_pacs-migrate/{_SNAPSHOTS}"
+    numbers = [int(number) for key, _ in destination.listed(folder) if (number := key.removeprefix(folder)[:12]).isdigit()]
+    if numbers and not changed_since(reader, max(numbers)):
+        return False
+    if shutil.disk_usage(config.manifest.parent).free < 2 * size + _SPARE_BYTES:
+        log.warning("There is no room beside the manifest for a copy of it: it is anchored without one.")
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _scratch(manifest: Path) -> Iterator[Path]:
+    """A folder beside the manifest, for this process's eyes only."""
+    try:
+        manifest.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryDirectory(prefix=f"{manifest.name}.out-", dir=manifest.parent, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise local_error(error, "making a copy of the manifest") from error
+
+
+def _pack(source: Path, target: Path) -> None:
+    """Equal bytes in, equal bytes out."""
+    with source.open("rb") as plain, target.open("xb") as out, gzip.GzipFile("", "wb", 6, out, mtime=0) as packed:
+        shutil.copyfileobj(plain, packed, 1 << 20)
+
+
+def _fetch(destination: Destination, anchor: Anchor, scratch: Path) -> None:
+    """The copy that an anchor tells of, unpacked as m.db. Raises ObjectMissing, ObjectDiffers where it is not what the anchor says."""
+    assert anchor.snapshot is not None
+    name, sha256, _ = anchor.snapshot
+    packed, plain = scratch / "m.db.gz", scratch / "m.db"
+    for path in (packed, plain):
+        path.unlink(missing_ok=True)
+    if not name.startswith(_SNAPSHOTS) or ".." in name:
+        raise ObjectDiffers("its anchor names another place")
+    destination.kept(name, packed)
+    if hash_file(packed)[1].hex() != sha256:
+        raise ObjectDiffers(f"its SHA-256 is not the one in anchor {anchor.head.name}")
+    try:
+        with gzip.open(packed, "rb") as source, plain.open("xb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise ObjectDiffers("it cannot be unpacked") from error
+    with contextlib.closing(open_reader(plain)) as reader:
+        if head_of(reader) != anchor.head:
+            raise ObjectDiffers(f"it does not end with the seal of anchor {anchor.head.name}")
+
+
+def _put_in_place(file: Path, manifest: Path) -> None:
+    os.chmod(file, 0o600)
+    fd = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(file, manifest)
+    sync_folder(manifest.parent)
