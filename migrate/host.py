@@ -1,9 +1,10 @@
-"""What differs between operating systems, each with a fallback: file locks, folder syncs, terminating signals."""
+"""What differs between operating systems, each with a fallback: file locks, folder syncs, rights, file systems, terminating signals."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,10 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment,unused-ignore]
 
+_NETWORK = {
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "beegfs", "glusterfs", "gpfs", "davfs", "ncpfs", "virtiofs",
+    "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.davfs2", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.mount-s3",
+}  # fmt: skip
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
@@ -44,6 +49,27 @@ def try_lock(fd: int) -> bool:
     except OSError:  # pragma: no cover
         return False
     return True  # pragma: no cover
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Whether anybody but its owner may read or write it; False where rights are told in another way (Windows)."""
+    return os.name == "posix" and path.stat().st_mode & 0o077 != 0
+
+
+def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+    """The kind of network file system that a path, perhaps not made yet, lies on; None for a local one, or where the system
+    does not tell. `mounts` is a table as in proc(5)."""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    place, best = path.resolve(), (-1, "")
+    for line in lines:
+        words, _, rest = line.partition(" - ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), words.split(" ")[4]))
+        if (place == point or point in place.parents) and len(point.parts) >= best[0]:  # of two on one point the later one is seen
+            best = (len(point.parts), rest.split(" ")[0])
+    return best[1] if best[1] in _NETWORK else None
 
 
 @contextlib.contextmanager

@@ -6,11 +6,13 @@ import os
 import shutil
 import sqlite3
 import time
+from pathlib import Path
 from typing import Literal
 
 from migrate.config import Config, clear_text
 from migrate.destinations import open_destination
 from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigrateError
+from migrate.host import is_open_to_others, network_file_system
 from migrate.manifest import Queue
 from migrate.manifest.file import is_locked
 from migrate.model import Finding, HabitLearned, Received
@@ -40,6 +42,7 @@ def local_findings(config: Config) -> list[Finding]:
             )
         )
         findings.append(_fsync(config))
+        findings.append(_rights(config))
     except OSError as error:
         findings.append(
             Finding("disk", "fail", f"Staging cannot be written: {error.strerror}.", "Check its rights.", "local")
@@ -69,7 +72,17 @@ def local_findings(config: Config) -> list[Finding]:
 
 
 def _fsync(config: Config) -> Finding:
-    probe = config.staging / f".fsync-{os.getpid()}"
+    costs = {"staging": _fsync_ms(config.staging), "manifest": _fsync_ms(config.manifest.parent)}
+    slow = max(costs.values()) > 30
+    hint = "An SSD under staging and manifest makes small images faster." if slow else ""
+    return Finding("fsync", "warn" if slow else "ok", f"{costs['staging']:.1f} ms for staging, {costs['manifest']:.1f} ms for the manifest.",
+                   hint, "local")  # fmt: skip
+
+
+def _fsync_ms(folder: Path) -> float:
+    """What a sync of a small file there costs. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    probe = folder / f".fsync-{os.getpid()}"
     began = time.perf_counter()
     try:
         with probe.open("wb") as file:
@@ -79,10 +92,17 @@ def _fsync(config: Config) -> Finding:
                 os.fsync(file.fileno())
     finally:
         probe.unlink(missing_ok=True)
-    cost_ms = (time.perf_counter() - began) * 100
-    slow = cost_ms > 30
-    hint = "An SSD under staging and manifest makes small images faster." if slow else ""
-    return Finding("fsync", "warn" if slow else "ok", f"{cost_ms:.1f} ms.", hint, "local")
+    return (time.perf_counter() - began) * 100
+
+
+def _rights(config: Config) -> Finding:
+    """Who else may read: what lies in staging is closed by every run, the manifest may be meant for a group."""
+    places = [config.staging, config.manifest.parent, config.manifest]
+    wide = [str(path) for path in places if path.exists() and is_open_to_others(path)]
+    if not wide:
+        return Finding("rights", "ok", "Staging and manifest are for this user only.", part="local")
+    return Finding("rights", "warn", f"Others may look into {', '.join(wide)}: UIDs and dates stand there, and staging holds images (behind closed folders).",
+                   "chmod 700 folders and 600 files, if nobody else is meant to read them.", "local")  # fmt: skip
 
 
 def destination_findings(config: Config) -> list[Finding]:
@@ -142,7 +162,10 @@ def _recorded_habits(config: Config) -> list[HabitLearned]:
 def check(config: Config) -> tuple[list[Finding], int]:
     """All findings, and the exit code by the first part that fails; 11 while a run is active."""
     findings = local_findings(config)
-    if is_locked(config.manifest):
+    if kind := network_file_system(config.manifest):
+        findings.append(Finding("manifest", "fail", f"It would lie on a network file system ({kind}), where SQLite can lose what it has written.",
+                                "Name a file on a disk of this machine under [migration] manifest.", "config"))  # fmt: skip
+    elif is_locked(config.manifest):
         findings.append(
             Finding("manifest", "fail", "A run is active on this manifest.", "Wait for it, or stop it.", "local")
         )

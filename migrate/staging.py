@@ -26,6 +26,7 @@ from awscrt.checksums import crc64nvme
 from migrate.disk import DISK, Disk, DurableFolders
 from migrate.errors import DiskFailing, DiskFull, LocalError
 from migrate.failpoints import reach
+from migrate.host import is_open_to_others
 from migrate.incoming import BUFFER_BYTES, Incoming
 from migrate.model import Fixity, InstanceRef, Rolled
 
@@ -64,7 +65,8 @@ class Staging:
         with _telling("making the staging folder"):
             for folder in (self.incoming, self.ready, self.quarantine):
                 self._folders.make(folder)
-        self._reserve = reserve_bytes
+                if is_open_to_others(folder):  # made by somebody else, or by a careless copy: patients' images come in here
+                    folder.chmod(0o700)
         self._process, self._numbers = os.getpid(), itertools.count()
         self._lock = threading.Lock()
         self._held_bytes = 0
@@ -74,7 +76,13 @@ class Staging:
         self._room_until = 0.0
         free = shutil.disk_usage(root).free
         self._reserve = min(reserve_bytes, free // 10)
-        self.max_bytes = min(max_bytes or free - self._reserve, max(free - self._reserve, 0))
+        self._most = max_bytes
+        self._grant(free)
+
+    def _grant(self, free: int) -> None:
+        """The budget: what is asked for, and no more than is free, less a reserve for manifest and log."""
+        here = max(free + self._held_bytes - self._reserve, 0)
+        self.max_bytes = min(self._most or here, here)
 
     # -- writing
     def create(self, buffer: bytearray | None = None, hasher: Executor | None = None) -> Incoming:
@@ -90,6 +98,12 @@ class Staging:
                 return False
             self._room_until = now + _ROOM_S
         return True
+
+    def takes_more(self) -> bool:
+        """False when so little is left that only associations that are open already should go on."""
+        if self.held_bytes >= self.max_bytes * 9 // 10:
+            return False
+        return shutil.disk_usage(self.root).free > self._reserve * 2
 
     def turn_away(self, error: OSError) -> None:
         """Note that a data set could not be taken, and why: who asked for it must know that it was not the peer."""
@@ -199,6 +213,7 @@ class Staging:
                     self._disk.unlink(path)
                     removed += 1
         self._held_bytes = kept
+        self._grant(shutil.disk_usage(self.root).free)
         return removed
 
     def holding(self) -> dict[str, int]:

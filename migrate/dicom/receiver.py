@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import itertools
 import logging
+import os
 import socket
 import ssl
 import threading
@@ -33,6 +34,8 @@ from migrate.staging import Staging
 log = logging.getLogger(__name__)
 
 _NEGOTIATE_S = 10.0  # from the connection to the whole association request
+_SILENT_S = 5.0  # between two data sets, and
+_STALLED_S = 60.0  # within one: where no place is left, an association that is silent for so long gives way to a new one
 _MOST_NEGOTIATING = 128  # connections without an association: each has a thread and a small buffer
 _MOST_NEGOTIATING_PER_ADDRESS = 64
 
@@ -226,13 +229,30 @@ class Receiver:
             return Rejected(2, 3, 1)
         if self.settings.allow_ae and request.calling not in self.settings.allow_ae:
             return Rejected(1, 1, 3)
+        if not self._staging.takes_more():
+            self._staging.turn_away(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+            return Rejected(2, 3, 2)
         with self._lock:
-            here = sum(where == address for where in self._admitted.values())
-            if len(self._admitted) >= self.settings.max_associations or here >= self.settings.max_per_address:
-                return Rejected(2, 3, 2)
+            crowd = [other for other, where in self._admitted.items() if where == address]
+            if len(crowd) < self.settings.max_per_address:
+                crowd = list(self._admitted) if len(self._admitted) >= self.settings.max_associations else []
+            if crowd:
+                silent = self._longest_silent(crowd)
+                if silent is None:
+                    return Rejected(2, 3, 2)
+                log.warning("association %d ends: it is silent, and there is no place for another from %s", silent, address)
+                del self._admitted[silent]
+                _cut(self._sockets[silent])
             self._negotiating.pop(number, None)
             self._admitted[number] = address
         return None
+
+    def _longest_silent(self, numbers: list[int]) -> int | None:
+        """The association that has said nothing for the longest time, and for long enough to give way; needs the lock."""
+        now = time.monotonic()
+        silent = [(session.last_byte_at, number) for number in numbers if (session := self._sessions.get(number)) is not None
+                  and now - session.last_byte_at > (_STALLED_S if session.receiving else _SILENT_S)]  # fmt: skip
+        return min(silent)[1] if silent else None
 
     def _choose(self, offer: ProposedContext) -> str | None:
         if offer.abstract_syntax != dimse.VERIFICATION and not is_storage_class(offer.abstract_syntax):

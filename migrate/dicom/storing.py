@@ -86,6 +86,11 @@ class Session:
         """time.monotonic() of the last byte that came."""
         return self._association.last_byte_at
 
+    @property
+    def receiving(self) -> bool:
+        """Whether a data set is on its way."""
+        return self._store is not None
+
     def abort(self) -> None:
         """End the association; may be called from another thread."""
         self._association.abort()

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 
 from migrate import __version__
-from migrate.errors import DiskFailing, DiskFull, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest
+from migrate.errors import DiskFailing, DiskFull, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest, UsageError
 from migrate.failpoints import reach
-from migrate.host import try_lock
+from migrate.host import network_file_system, try_lock
 from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 from migrate.staging import local_error
@@ -31,11 +31,14 @@ def now_ms() -> int:
 class Lock:
     """One process a manifest: an advisory lock on `<manifest>.lock`, which names host and pid, and dies with the process.
 
-    Raises ManifestLocked with who holds it, LocalError.
+    Raises ManifestLocked with who holds it, UsageError for a manifest on a network file system, LocalError.
     """
 
     def __init__(self, manifest: Path) -> None:
         self.path = manifest.with_name(manifest.name + ".lock")
+        if kind := network_file_system(manifest):
+            raise UsageError(f"The manifest {manifest} lies on a network file system ({kind}), where SQLite can lose what it has written.",
+                             hint="Name a file on a disk of this machine under [migration] manifest; copy finished ones wherever you like.")  # fmt: skip
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)

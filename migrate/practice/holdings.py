@@ -30,7 +30,7 @@ class Holdings(Archive):
     """
 
     def __init__(self, archive: Archive, conduct: Conduct) -> None:
-        super().__init__(len(archive), archive.seed, pixels=archive.pixels, shapes=archive.shapes)
+        super().__init__(len(archive), archive.seed, pixels=archive.pixels, shapes=archive.shapes, more=archive.more)
         self._conduct = conduct
         self._lock = threading.Lock()
         self._new_day = ""

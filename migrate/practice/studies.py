@@ -29,15 +29,17 @@ Shape = tuple[tuple[str, int], ...]
 class Archive:
     """`studies` synthetic studies of a `seed`, none of which is held: all is arithmetic, by number, date or patient.
 
-    `pixels` is the edge of native images; `shapes` says of some studies what they hold. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
+    `pixels` is the edge of native images; `shapes` says of some studies what they hold; `more` is put into every
+    data set. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
     Raises ValueError for a seed outside of 0..9999 or more than ten million studies.
     """
 
-    def __init__(self, studies: int = 20, seed: int = 1, *, pixels: int = 64, shapes: Mapping[int, Shape] | None = None) -> None:
+    def __init__(self, studies: int = 20, seed: int = 1, *, pixels: int = 64, shapes: Mapping[int, Shape] | None = None,
+                 more: Mapping[int, Element] | None = None) -> None:  # fmt: skip
         if not 0 <= seed <= 9999 or not 0 <= studies <= 10_000_000 or not 2 <= pixels <= 16384:
             raise ValueError("seed 0..9999, studies 0..10,000,000, pixels 2..16384")
         self.seed, self.pixels, self._count = seed, pixels, studies
-        self.shapes = shapes or {}
+        self.shapes, self.more = shapes or {}, more or {}
         self.root = f"{UID_ROOT}.{seed}"
         self._days = Days(studies, seed)
         self._plain = lru_cache(512)(lambda number: StudyRecord(self, number))
@@ -104,7 +106,7 @@ class Archive:
         if len(numbers) != 3:
             raise KeyError("the instance is not of this archive")
         study, series = self.series_of(*numbers[:2])
-        return make_dataset(study, series, instance, seed=self.seed, pixels=self.pixels, more=more or {})
+        return make_dataset(study, series, instance, seed=self.seed, pixels=self.pixels, more={**self.more, **(more or {})})
 
     def series_of(self, study: int, place: int) -> tuple[StudyRecord, SeriesRecord]:
         """A study and its series of that place, from 1, as their images were made."""

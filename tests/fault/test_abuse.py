@@ -25,6 +25,7 @@ from tests.dicom_peers import HOST, store
 
 CT = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
 OFFER = ProposedContext("1.2.840.10008.5.1.4.1.1.2", (dimse.EXPLICIT_LE,))
+ECHO = ProposedContext(dimse.VERIFICATION, (dimse.EXPLICIT_LE,))
 REQUEST = negotiation.encode_request("ABUSER", "X", negotiation.numbered((OFFER,)), 16384)
 MOST_MEMORY_KIB = 300 << 10
 
@@ -150,6 +151,45 @@ def test_one_address_cannot_take_every_association(tmp_path: Path) -> None:
     bench.nothing_stays()
     bench.receiver.close()
     bench.staging.close()
+
+
+def test_silent_associations_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds every place of the PACS's own address and says nothing keeps it out no longer than for a moment; an
+    association with a data set on its way stays."""
+    monkeypatch.setattr("migrate.dicom.receiver._SILENT_S", 0.05)
+    bench = Bench(tmp_path, max_associations=6, max_per_address=5)
+    held = [Association.request(HOST, bench.port, calling="HOLDS", called="X", contexts=[OFFER], timeout_s=5) for _ in range(5)]
+    busy = held[0]
+    command = dimse.encode_command({dimse.COMMAND_FIELD: dimse.C_STORE, dimse.MESSAGE_ID: 1, dimse.DATASET_TYPE: 1, dimse.PRIORITY: 0,
+                                    dimse.SOP_CLASS: OFFER.abstract_syntax, dimse.SOP_INSTANCE: "1.2.3"})  # fmt: skip
+    busy.send_command(1, command)
+    until(lambda: any(session.receiving for session in bench.receiver._sessions.values()))
+    until(lambda: all(time.monotonic() - session.last_byte_at > 0.1 for session in bench.receiver._sessions.values()))
+    for _ in range(3):
+        bench.served()
+    assert [session.receiving for session in bench.receiver._sessions.values()].count(True) == 1
+    for association in held:
+        association.abort()
+    bench.nothing_stays()
+    bench.receiver.close()
+    bench.staging.close()
+
+
+def test_a_disk_that_fills_up_takes_no_new_association(bench: Bench) -> None:
+    """Near the end of its budget the receiver turns new associations down for now; one that is open goes on and is served."""
+    association = Association.request(HOST, bench.port, calling="A", called="X", contexts=[ECHO], timeout_s=5)
+    room, bench.staging.max_bytes = bench.staging.max_bytes, 0
+    with pytest.raises(Rejected) as rejected:
+        Association.request(HOST, bench.port, calling="B", called="X", contexts=[ECHO], timeout_s=5)
+    assert rejected.value.transient and bench.staging.turned_away == 1
+    association.send_command(1, dimse.encode_command({dimse.COMMAND_FIELD: dimse.C_ECHO, dimse.MESSAGE_ID: 1, dimse.DATASET_TYPE: 0x0101,
+                                                      dimse.SOP_CLASS: dimse.VERIFICATION}))  # fmt: skip
+    answer = dimse.receive(association)
+    assert answer is not None and answer.command.number(dimse.STATUS) == dimse.SUCCESS
+    association.release()
+    bench.staging.max_bytes = room
+    bench.served()
+    bench.nothing_stays()
 
 
 def test_a_flood_at_once_is_admitted_to_the_limit_only(tmp_path: Path) -> None:

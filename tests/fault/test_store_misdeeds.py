@@ -26,7 +26,7 @@ PART_BYTES = 5 << 20
 
 
 ARCHIVE = Archive(2, shapes={0: (("MR", 2),), 1: (("CT", 24),)})
-HEAVY = Archive(1, pixels=2400, shapes={0: (("CT", 2),)})  # each image goes in three parts
+HEAVY = Archive(1, pixels=1700, shapes={0: (("CT", 2),)})  # each image goes in two parts
 KEYS = {object_key(InstanceRef(*uids), ""): uids[2] for *uids, _ in ARCHIVE.truth()}
 VICTIMS = [key for key in KEYS if f"/{ARCHIVE.study(1).uid}/" in key]
 OTHER = next(key for key in KEYS if key not in VICTIMS)

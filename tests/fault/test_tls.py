@@ -144,6 +144,17 @@ def test_pins(bench: Bench, pki: Path) -> None:
         echo(peer(bench.port, settings_of(pki, "pacs", ca=None, verify_hostname=False, pin="0" * 64)))
 
 
+def test_the_receivers_pin(tmp_path: Path, pki: Path) -> None:
+    """With a pin the receiver takes only that one of the CA's certificates."""
+    pin = hashlib.sha256(ssl.PEM_cert_to_DER_cert((pki / "pacs.pem").read_text())).hexdigest()
+    made = Bench(tmp_path, settings_of(pki, pin=pin))
+    with pytest.raises(SourceUnreachable):
+        echo(peer(made.port, settings_of(pki, "us")))
+    echo(peer(made.port, settings_of(pki, "pacs")))
+    made.receiver.close()
+    made.staging.close()
+
+
 @pytest.mark.parametrize(
     ("name", "said"), [("stranger", "not trusted"), ("expired", "expired"), ("elsewhere", "mismatch"), ("", "too long"), ("pacs", "does not answer")]
 )

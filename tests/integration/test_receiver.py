@@ -302,9 +302,9 @@ def test_foreign_uids_are_quarantined(receiving: Open) -> None:
 def test_no_room_is_refused_and_the_association_lives(receiving: Open) -> None:
     """With the disk down to the reserve a data set is taken off the wire, not stored, and answered A700."""
     bench = receiving()
-    bench.staging._reserve = 1 << 62
     sop, dataset = ct()
     association = bench.associate()
+    bench.staging._reserve = 1 << 62
     for _ in range(2):
         association.send_command(1, store_rq(CT_CLASS, sop))
         association.send_dataset(1, dataset)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import ManifestError, ManifestLocked, NoManifest, UsageError
+from migrate.host import network_file_system
 from migrate.manifest import Lock, Manifest, Queue, decisions
 from migrate.manifest.file import open_reader
 from migrate.model import RetryPolicy, StudyFound, StudyRef
@@ -135,3 +136,21 @@ def test_decisions_about_what_is_not_there_change_nothing(tmp_path: Path) -> Non
     assert decisions.retry(manifest, None, []) == 0
     assert (manifest.connection.total_changes, manifest.connection.in_transaction) == (before, False)
     manifest.close()
+
+
+def test_a_network_file_system_is_told_by_the_longest_mount_point(tmp_path: Path) -> None:
+    """What lies on NFS or SMB is named, also under a mount point with a space; what lies on a local disk is not."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n31 22 0:40 / /srv/my\\040share rw shared:1 - nfs4 nas:/x rw\n"
+                      "32 31 8:2 / /srv/my\\040share/local rw - xfs /dev/sdb rw\n33 22 0:50 / /mnt rw - cifs //nas/x rw\n")  # fmt: skip
+    kinds = [network_file_system(Path(path), mounts) for path in ("/srv/my share/a/m.db", "/srv/my share/local/m.db", "/mnt/m.db", "/mnt2/m.db", "/")]
+    assert kinds == ["nfs4", None, "cifs", None, None]
+    assert network_file_system(tmp_path, tmp_path / "none") is None
+
+
+def test_a_manifest_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With exit 2 and the kind, before anything is made there."""
+    monkeypatch.setattr("migrate.manifest.file.network_file_system", lambda path: "nfs4")
+    with pytest.raises(UsageError, match="nfs4") as refused:
+        Lock(tmp_path / "folder" / "m.db")
+    assert refused.value.exit_code == 2 and not (tmp_path / "folder").exists()
