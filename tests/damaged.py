@@ -45,7 +45,7 @@ def build(folder: Path, prefix: str = "") -> Path:
     manifest = Manifest(folder / "m.db", identity={"source": "a", "destination": place, "migration": "damaged"}, policy=RetryPolicy(attempts=1))
     manifest.begin_run("run", "öperator", "0" * 64)
     manifest.log("manifest restored", f"1,'{'0' * 64}','{LOST}'")  # that anchor is of what was lost then
-    window = swept(manifest, "1.1", "1.2", "1.3", "1.4", claimed=7)
+    window = swept(manifest, "1.1", "1.2", "1.3", "1.4", "1.6", claimed=7)
     manifest.commit([StudyFound(StudyRef("1.5"), "20200505", ("SR",), 1, window, excluded="None of its modalities is to be migrated.")])
     proven: list[Item] = []
     for study, count in (("1.1", 5), ("1.2", 3), ("1.3", 1)):
@@ -65,6 +65,10 @@ def build(folder: Path, prefix: str = "") -> Path:
     _receive(manifest, [_came("1.2", int(again.ref.sop.rpartition(".")[2]))])
     _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     accept(manifest, ["1.4"], "the tape is lost", "J. Doe")
+    _plan(manifest, "1.6", 3)  # is on its way: expected, staged, stored
+    _receive(manifest, [_came("1.6", 0), _came("1.6", 1)])
+    stored = items(manifest, InstanceState.STAGED)[0]
+    manifest.commit([InstanceStored(stored, Receipt(_key(stored), version="v", checksum="sha256:x"))])
     manifest.end_run(3)
     reader = open_reader(manifest.path)
     page = write_dossier(reader, folder / "dossier", prefix=prefix)

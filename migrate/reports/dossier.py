@@ -47,9 +47,10 @@ def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str) 
         (folder / "bag" / "data").mkdir(parents=True, exist_ok=True)
         for name in (*_FILES, CONTENTS):
             os.replace(new / name, folder / name)
-        shutil.rmtree(new)
     except OSError as error:
         raise DiskFailing(f"The dossier cannot be written into {folder}: {error.strerror}.", hint="Choose another --dossier.") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return folder / "report.html"
 
 

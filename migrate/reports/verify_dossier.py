@@ -266,6 +266,7 @@ class Check:
         found = sorted(path for path in self.options.objects.rglob("_pacs-migrate/anchors/*.json") if path.stem not in self.lost)
         anchors = {path: each for path in found if self.migration in (None, (each := json.loads(path.read_bytes()))["migration"])}
         seals = {each["seal"] for each in anchors.values()}
+        print(f"{len(anchors)} anchors are compared; without any, a chain that was written anew as a whole could not be told.")
         mine = {int(row["id"]): row["sha256"] for row in self.rows("seals.csv.gz") if int(row["id"]) in seals}
         for path, each in anchors.items():
             if mine.get(each["seal"]) != each["head"]:
