@@ -24,9 +24,9 @@ class Swept:
     habits: dict[str, str]
 
 
-def configure(folder: Path, pacs: PracticePacs, more: str = "") -> config.Config:
+def configure(folder: Path, pacs: PracticePacs, more: str = "", stall_s: float = 20) -> config.Config:
     """A configuration that asks this PACS."""
-    path = runs.configure(folder, pacs.port, 1, source=f"stall_s = 20\n{more}", retry="attempts = 3\nfirst_wait_s = 0.001\nmax_wait_s = 0.002")
+    path = runs.configure(folder, pacs.port, 1, source=f"stall_s = {stall_s}\n{more}", retry="attempts = 3\nfirst_wait_s = 0.001\nmax_wait_s = 0.002")
     return config.load(path)
 
 

@@ -58,12 +58,13 @@ class Queue:
         return [(row["id"], window_of(row), row["attempts"]) for row in rows]
 
     def ignores_date(self, sweep: int) -> bool:
-        """Whether question after question by date has shown other dates: the rest of them would show the same."""
+        """Whether question after question by date has shown other dates: the rest of them would show the same. One will do if it is known."""
         outside, inside, windows = self.connection.execute(
             "SELECT total(outside_count), total(study_count - outside_count), total(outside_count > 0) FROM window "
             "WHERE sweep = ? AND axis = 'date' AND state = 1", (sweep,)
         ).fetchone()  # fmt: skip
-        return bool(windows >= 3 and outside > 2 * inside)
+        enough = 1 if self.habits().get("ignores_date") == "yes" else 3
+        return bool(windows >= enough and outside > 2 * inside)
 
     def shown_only_by(self, these: Iterable[int], others: Iterable[int]) -> int:
         """How many studies these windows showed, fitting their question, that the others did not."""

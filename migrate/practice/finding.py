@@ -121,6 +121,8 @@ class Find:
             widest = self.conduct.number("refuse-wide")
             if at_study and widest is not None and query.is_wider(widest):
                 return self._end(dimse.OUT_OF_RESOURCES)
+            if at_study and self.conduct.strikes("hang-find", asked):
+                return self._hang()
             self._ignore_keys(query)
             matches = query.matches(self.holdings)
             most = None
@@ -140,7 +142,30 @@ class Find:
     def _end(self, status: int) -> None:
         self.association.send_command(self.message.context_id, dimse.response(self.message.command, status))
 
+    def _hang(self) -> None:
+        """Say nothing until the other side has had enough, or the PACS closes."""
+        while self.association.open and not self.pause(0.05):
+            if self.association.wait(0.05):
+                return  # an abort, a release or the end of the connection: whoever reads next deals with it
+
+    def _break_ranges(self, query: Query) -> None:
+        """What is made of a StudyDate range that is open at one end, or of a single day. Raises BadQuery."""
+        asked = query.day_range
+        if asked is None:
+            return
+        day, is_range = asked[0] or asked[1], "-" in query.keys[matching.DATE]
+        if not all(asked):
+            if "refuse-open-ranges" in self.conduct:
+                raise BadQuery("an open range")
+            if "ignore-open-ranges" in self.conduct:
+                query.ignore(matching.DATE)
+            elif "open-range-as-day" in self.conduct:
+                query.keys[matching.DATE] = day
+        elif is_range and asked[0] == asked[1] and "no-day-range" in self.conduct:
+            query.keys[matching.DATE] = "00010101"
+
     def _ignore_keys(self, query: Query) -> None:
+        self._break_ranges(query)
         for fault, tag in _IGNORED.items():
             if fault in self.conduct:
                 query.ignore(tag)

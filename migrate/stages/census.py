@@ -32,6 +32,10 @@ Row = sqlite3.Row
 Select = Callable[[StudyFound, Window], StudyFound | None]
 """What the selection makes of a row: the same, excluded with a reason, or None: no concern of this sweep."""
 
+_BAD_KEYS = ("yes", "refused", "finds nothing")  # values of a habit that speak against asking by a key
+_HABITS: dict[PartBy, str] = {
+    "time": "ignores_time", "modality": "ignores_modality", "patient": "ignores_patient_id", "accession": "ignores_accession"
+}  # fmt: skip
 _NAMES: dict[PartBy, str] = {
     "date": "date", "time": "time", "modality": "modality", "patient": "PatientID", "accession": "AccessionNumber"
 }  # fmt: skip
@@ -98,6 +102,11 @@ class Sweep:
         outside = sum(row["outside_count"] for row in self.dated)
         self.ignores_date = outside > sum(row["study_count"] for row in self.dated) - outside
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
+
+    def cuts(self, window: Window) -> tuple[PartBy, ...]:
+        """The keys to cut a window by. What is known to be ignored, refused or not found comes last: habits spare questions, and are no proof."""
+        keys = cuts(window, ignores_date=self.ignores_date)
+        return tuple(sorted(keys, key=lambda by: self.habits.get(_HABITS.get(by, "")) in _BAD_KEYS))
 
     @functools.cached_property
     def keyless_shows_all(self) -> bool:
@@ -272,7 +281,7 @@ def _prove(sweep: Sweep, row: Row) -> list[Outcome] | None:
         return []
     tried: list[int] = []
     proven = True
-    for by in cuts(window_of(row), ignores_date=sweep.ignores_date):
+    for by in sweep.cuts(window_of(row)):
         leaves = sweep.leaves(row, by)
         again = sweep.again(row)
         if not leaves:
@@ -309,7 +318,7 @@ def _cut_capped(sweep: Sweep) -> list[Outcome]:
         if not failed and not sweep.capped(row):
             continue
         window = window_of(row)
-        keys = cuts(window, ignores_date=sweep.ignores_date)
+        keys = sweep.cuts(window)
         if "date" in keys:
             if not failed:
                 outcomes.append(WindowsPlanned(sweep.number, by_date(window), row["id"], "date", replaces=True))
@@ -385,7 +394,7 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
     elif answered:
         trouble = "The question without a key shows less than those by date, or nothing narrower shows whether it is capped"
     seen: list[int] = []
-    for by in cuts(window_of(row)):
+    for by in sweep.cuts(window_of(row)):
         more = _cut_family(sweep, row, by)
         if more:
             return more
@@ -409,7 +418,7 @@ def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
     """A whole answer without any undated study may hide them all: one other key is asked, too."""
     if sweep.shown_only_by([row["id"]], _ids(sweep.dated)):
         return []
-    for by in cuts(window_of(row)):
+    for by in sweep.cuts(window_of(row)):
         more = _cut_family(sweep, row, by)
         if more:
             return more

@@ -15,13 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from migrate.migration import Migration
 from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
+from migrate.sources.dimse_probe import DimseProbe
 from tests.sweeps import Swept, configure, sweep, sweep_with
 
-# Those that come late in the list are about retrieval; slow answers only cost time.
-HABITS = [name for name in list(FAULTS)[: list(FAULTS).index("move-unknown")] if name != "slow-answers"]
+# Those that come late in the list are about retrieval; answers that are slow or never come cost time, and have tests of their own.
+HABITS = [name for name in list(FAULTS)[: list(FAULTS).index("move-unknown")] if name not in ("slow-answers", "hang-find")]
 HIDING = {"refuse-wide", "undecodable-row-always", "truncated-row-always"}
 
 
@@ -122,3 +124,36 @@ def test_kills_at_any_point_of_a_sweep_change_nothing_in_its_result(tmp_path: Pa
     assert database.execute("SELECT max(sweep) FROM window").fetchone() == (1,)
     assert asked <= database.execute("SELECT count(*) FROM window").fetchone()[0] + 5
     assert database.execute("SELECT value FROM habit WHERE name = 'cap'").fetchone() == ("9",)
+
+
+@pytest.mark.parametrize(("every", "blocked"), [(3, False), (1, True)])
+def test_a_question_that_hangs_is_asked_again_or_named(tmp_path: Path, every: int, blocked: bool) -> None:
+    """Silence ends with `stall_s`: some questions answered late are whole all the same, a PACS that answers none is named."""
+    archive = Archive(12)
+    with PracticePacs(archive, faults=(f"hang-find={every}",)) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more="from = 2020-01-01\nto = 2020-01-01" if blocked else "", stall_s=0.4))
+    never_falsely_whole(swept, archive)
+    assert swept.blocked is blocked
+    assert swept.found == (set() if blocked else uids(archive))
+
+
+@pytest.mark.parametrize("faults", [("ignore-date",), ("ignore-modality", "silent-cap=7")])
+def test_what_a_probe_has_found_spares_questions(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """Probed or not, a sweep finds the same; probed, it asks less."""
+    archive = Archive(40)
+    asked: list[int] = []
+    results: list[tuple[frozenset[str], bool]] = []
+    for folder in (tmp_path / "unprobed", tmp_path / "probed"):
+        folder.mkdir()
+        with PracticePacs(archive, faults=faults) as pacs:
+            settings = configure(folder, pacs)
+            if folder.name == "probed":
+                habits = DimseProbe(settings.source, settings.receiver).run(None)
+                with Migration(settings, "probe") as migration:
+                    migration.manifest.commit([habit for habit in habits if habit.value not in ("unknown", "none")])
+            before = pacs.counts["find STUDY"]
+            swept = sweep(settings)
+            asked.append(pacs.counts["find STUDY"] - before)
+            results.append((swept.found, swept.blocked))
+    assert results[0] == results[1] == (uids(archive), False)
+    assert asked[1] < asked[0]

@@ -88,6 +88,9 @@ def test_find_faults(receiver: PeerServer, tmp_path: Path) -> None:
             assert not rows and "Success" not in said
         assert "Success" in find(pacs, tmp_path, "STUDY", "StudyDate=20100101-20110101", "StudyInstanceUID")[1]
         assert len(find(pacs, tmp_path, "STUDY", f"StudyInstanceUID={STUDIES[0].uid}")[0]) == 1
+    with bad(receiver, "refuse-open-ranges") as pacs:
+        rows, said = find(pacs, tmp_path, "STUDY", "StudyDate=-20300101", "StudyInstanceUID")
+        assert not rows and "DataSetDoesNotMatchSOPClass" in said
     with bad(receiver, "ignore-date") as pacs:
         assert len(find(pacs, tmp_path, "STUDY", "StudyDate=19980101", "StudyInstanceUID")[0]) == len(STUDIES)
     with bad(receiver, "abort-find") as pacs:
@@ -107,6 +110,9 @@ def uids(rows: list[pydicom.Dataset]) -> set[str]:
         ("ignore-modality", "ModalitiesInStudy=XA", True),
         ("ignore-patient-id", "PatientID=9*", True),
         ("ignore-patient-id", "PatientID=9", False),
+        ("ignore-open-ranges", "StudyDate=99990101-", True),
+        ("open-range-as-day", "StudyDate=19000101-", False),
+        ("no-day-range", "StudyDate=19980101-19980101", False),
     ],
 )
 def test_ignored_keys(tmp_path: Path, fault: str, key: str, all_of_them: bool) -> None:
