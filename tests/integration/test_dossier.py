@@ -76,6 +76,20 @@ def test_bagit_reads_the_bag(migration: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and victim.name in done.stderr
 
 
+def test_a_list_by_rclone_is_compared(migration: Path, tmp_path: Path) -> None:
+    """What `rclone lsf` tells of the destination, with the options that the documentation names, is a list from the bucket that holds."""
+    rclone = [Path(sys.executable).with_name("rclone"), "lsf", "-R", "--files-only", "--format", "psh", "--hash", "SHA256", "--separator", "\t"]
+    told = subprocess.run([*rclone, str(migration / "bucket")], capture_output=True, text=True, check=True).stdout
+    (tmp_path / "list").write_text(told)
+    verifier = [sys.executable, str(migration / "dossier" / "verify_dossier.py"), str(migration / "dossier"), "--list", str(tmp_path / "list")]
+    done = subprocess.run(verifier, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    key = next(line for line in told.splitlines() if ".dcm\t" in line).partition("\t")[0]
+    (tmp_path / "list").write_text("".join(line + "\n" for line in told.splitlines() if not line.startswith(key)))
+    done = subprocess.run(verifier, capture_output=True, text=True)
+    assert (done.returncode, f"WRONG {key}: is not in the list" in done.stdout) == (1, True)
+
+
 def test_keys_with_an_odd_prefix_are_read_by_the_same_tools(tmp_path: Path) -> None:
     """With a prefix that holds spaces, sha256sum, bagit.py, the verifiers and the Inventory's addresses find the objects."""
     dossier = damaged.build(tmp_path, "images of 1999/")
