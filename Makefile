@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts crash-loop soak dossier-damages mutations clean
+.PHONY: demo test lint bench power-cuts crash-loop soak dossier-damages mutations small-disk lock audit clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -46,6 +46,21 @@ crash-loop: $(VENV)/installed
 
 soak: $(VENV)/installed
 	SOAK_MINUTES=$${SOAK_MINUTES:-60} $(BIN)/python -m tests.fault.soak
+
+# A staging disk of 64 MiB takes an archive of 10 GB through; needs that much room for the destination.
+small-disk: $(VENV)/installed
+	SMALL_DISK_MIB=$${SMALL_DISK_MIB:-64} SMALL_DISK_ARCHIVE_MIB=$${SMALL_DISK_ARCHIVE_MIB:-10240} \
+	$(BIN)/python -m pytest -s --timeout 7200 tests/integration/test_disk_full.py -k small_disk
+
+# What a release installs, each file with its hash, and whether anything in it has a known weakness.
+lock: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+audit: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check "pip-audit>=2.9"
+	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -18,11 +18,12 @@ class SmallDisk:
 
     folder: Path
     pid: int
+    limit_s: float = 120.0
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command that sees the disk."""
         enter = ["nsenter", f"--target={self.pid}", "--user", "--mount", "--preserve-credentials", f"--wd={os.getcwd()}"]
-        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=120)
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=self.limit_s)
 
     def fill(self, leave_bytes: int) -> None:
         """Write a file named `filler` until so much is free."""
@@ -36,7 +37,7 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[SmallDisk]:
+def small_disk(folder: Path, size_bytes: int, *, limit_s: float = 120.0) -> Iterator[SmallDisk]:
     """A disk of that size at `folder`, which must exist. Fails where Linux does not let this user make one."""
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _MOUNT, "sh", str(size_bytes), str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as holder:
@@ -44,6 +45,6 @@ def small_disk(folder: Path, size_bytes: int) -> Iterator[SmallDisk]:
         if holder.stdout.readline() != "mounted\n":
             raise RuntimeError(f"no user namespace with a tmpfs here (kernel.unprivileged_userns_clone?): {holder.stderr.read()}")
         try:
-            yield SmallDisk(folder, holder.pid)
+            yield SmallDisk(folder, holder.pid, limit_s)
         finally:
             holder.stdin.close()

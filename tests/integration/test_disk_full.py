@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,17 +54,18 @@ class Job:
 
 
 @contextmanager
-def job(folder: Path, *, staging: str = "staging", manifest: str = "manifest.db") -> Iterator[Job]:
+def job(folder: Path, *, staging: str = "staging", manifest: str = "manifest.db", archive: Archive | None = None,
+        disk_bytes: int = STAGING_DISK_BYTES, attempts: int = 3, limit_s: float = 120.0) -> Iterator[Job]:  # fmt: skip
     (folder / "small").mkdir()
-    archive = Archive(STUDIES)
+    archive = archive or Archive(STUDIES)
     receiver = free_port()
     with (
-        small_disk(folder / "small", MANIFEST_DISK_BYTES if manifest.startswith("small/") else STAGING_DISK_BYTES) as disk,
+        small_disk(folder / "small", MANIFEST_DISK_BYTES if manifest.startswith("small/") else disk_bytes, limit_s=limit_s) as disk,
         PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
     ):
         places = f'staging = "{staging}"\nmanifest = "{manifest}"'
         configure(folder, pacs.port, receiver, migration=places, source="settle_s = 0.1",
-                  retry="attempts = 3\nfirst_wait_s = 0.05\nmax_wait_s = 0.1")  # fmt: skip
+                  retry=f"attempts = {attempts}\nfirst_wait_s = 0.05\nmax_wait_s = 0.1")  # fmt: skip
         yield Job(folder, disk, archive)
 
 
@@ -84,6 +87,20 @@ def test_staging_with_room_for_a_few_images(tmp_path: Path) -> None:
     with job(tmp_path, staging="small/staging") as migration:
         migration.disk.fill(leave_bytes=64 << 10)
         migration.assert_next_run_completes()
+
+
+def test_small_disk_large_archive(tmp_path: Path) -> None:
+    """Studies each larger than the disk under staging go through it, and our own refusals use up no attempt: the first one used
+    up would park its study. `make small-disk` sends 10 GB through 64 MiB."""
+    disk_mib, archive_mib = int(os.environ.get("SMALL_DISK_MIB", 8)), int(os.environ.get("SMALL_DISK_ARCHIVE_MIB", 24))
+    pixels = 512 if archive_mib > 1024 else 256
+    studies = 5 if archive_mib > 1024 else 2
+    images = (archive_mib << 20) // (studies * pixels * pixels * 2)
+    archive = Archive(studies, pixels=pixels, shapes=dict.fromkeys(range(studies), (("CT", images),)))
+    began = time.monotonic()
+    with job(tmp_path, staging="small/staging", archive=archive, disk_bytes=disk_mib << 20, attempts=1, limit_s=7000) as migration:
+        migration.assert_next_run_completes()
+    print(f"{archive_mib} MiB through a staging disk of {disk_mib} MiB in {time.monotonic() - began:.0f} s, {studies * images} images")
 
 
 @pytest.mark.parametrize("leave_bytes", [0, 32 << 10, 512 << 10])
