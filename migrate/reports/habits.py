@@ -70,7 +70,7 @@ _ANY: dict[str, Words] = {
         "At how many rows are C-FIND answers cut off, and can the limit be lifted for our AE title?",
     ),
     "cap_patients": Words(
-        "Lists of patients are cut by prefixes of PatientID.", "At how many rows are lists of patients cut off, and can the limit be lifted for our AE title?"
+        "Lists of patients are cut by prefixes of PatientID; whoever has none, or an odd one, may be hidden behind the cap.", "At how many rows are lists of patients cut off, and can the limit be lifted for our AE title?"
     ),
     "associations": Words("No more are opened at once.", "How many associations may we open at once, and can there be more at night?"),
 }

@@ -37,6 +37,10 @@ from migrate.staging import Staging, local_error
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 _MODALITY, _SERIES_COUNT, _PATIENT_ID = 0x00080060, 0x00201209, study_rows.PATIENT_ID
 _WAITS = 0.05
+_HIDING_PATIENTS = (
+    "Lists of patients are cut off after {rows} rows. They were asked for in parts; whoever has no PatientID, or one with a wildcard or a "
+    "letter beyond ASCII, is in no part and may be hidden: ask the vendor for the number of patients."
+)
 _ROOM_S = 30.0  # how long uploads may take to release the next staged file
 _UNKNOWN_HERE = "For this study the PACS does not know us as a destination (A801), though it sends others."
 
@@ -111,6 +115,8 @@ class DimseMove:
                 listed, prefix = self.patients.for_question(session, window), window.patient or ""
                 questions = [keys | {_PATIENT_ID: patient} for patient in listed.ids if study_rows.begins(patient, prefix)]
                 trouble = listed.trouble
+                if listed.cut_at is not None:
+                    self.habits["cap_patients"] = (str(listed.cut_at), _HIDING_PATIENTS.format(rows=listed.cut_at))
             for number, question in enumerate(questions):
                 yield from self.rows(session, window, question, number if self.patients.known_to_insist else None)
             if session.saw_ff01:

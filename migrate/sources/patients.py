@@ -24,10 +24,14 @@ _LONGEST = 64  # characters of an ID (LO, PS3.5 6.2)
 
 @dataclass(slots=True)
 class Listed:
-    """All patients that can be asked for, and why there may be more; "" where the list is known to be whole."""
+    """All patients that can be asked for, and why there may be more; "" where the list is known to be whole.
+
+    `cut_at`: so many rows the PACS shows of a list that is longer. Nobody whose PatientID cannot be asked for is shown beyond them.
+    """
 
     ids: list[str]
     trouble: str = ""
+    cut_at: int | None = None
 
 
 class Patients:
@@ -135,12 +139,12 @@ class _Listing:
         self._trouble = ""
 
     def run(self) -> Listed:
-        rows, _ = self._ask("*")
+        rows, first = self._ask("*")
         self._walk("", rows)
         odd = sum(not _askable(patient) for patient in self._ids)
         if odd and not self._trouble:
             self._trouble = f"{odd} patients have a PatientID that cannot be asked for (empty, or with a wildcard or a letter that is not ASCII)"
-        return Listed(sorted(filter(_askable, self._ids)), self._trouble)
+        return Listed(sorted(filter(_askable, self._ids)), self._trouble, len(first) if self._ids - first else None)
 
     def _ask(self, key: str) -> tuple[int | None, set[str]]:
         """(rows, None where they were too many for the PACS; the IDs) of one answer."""

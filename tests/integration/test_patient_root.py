@@ -40,6 +40,7 @@ def test_every_data_set_arrives_and_no_patient_is_named(tmp_path: Path, faults: 
     assert data_sets(tmp_path) == truth(archive)
     dump = "\n".join(sqlite3.connect(tmp_path / "manifests" / "test.db").iterdump())
     assert not [study.patient_id for study in archive if study.patient_id in dump + done.stdout + done.stderr]
+    assert ("may be hidden" in dump) == bool(faults)
 
 
 @pytest.mark.parametrize("cap", [2, 3, 5])

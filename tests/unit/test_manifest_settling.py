@@ -302,3 +302,18 @@ def test_an_idle_manifest_has_nothing_under_way(manifest: Manifest) -> None:
         assert list(queue.items(state, skip_series=set(), limit=9)) == []
     assert list(queue.in_staging()) == []
     queue.close()
+
+
+def test_queues_of_studies_ask_by_index(manifest: Manifest) -> None:
+    """What is ready, and when something falls due, is found without walking all studies."""
+    manifest.commit(planned(REF.sop))
+    queue = Queue(manifest.path)
+    questions: list[str] = []
+    queue.connection.set_trace_callback(questions.append)
+    assert (queue.studies_to_plan(9), [ref for ref, _ in queue.studies_to_retrieve(9)], queue.studies_to_confirm(9)) == ([], [STUDY], [])
+    queue.next_due_ms()
+    queue.connection.set_trace_callback(None)
+    plans = [row[3] for question in questions for row in queue.connection.execute(f"EXPLAIN QUERY PLAN {question}")]
+    queue.close()
+    assert sum("USING INDEX study_queue" in plan for plan in plans) == 3
+    assert [plan for plan in plans if plan.startswith("SCAN study") and "INDEX" not in plan] == []
