@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
@@ -34,13 +35,13 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def verify(folder: Path, *more: str) -> tuple[int, str]:
+def verify(folder: Path, *more: str, program: CodeType = PROGRAM) -> tuple[int, str]:
     """Exit code and output of the verifier, within this process; of the shipped one, as the dossier's may be damaged."""
     said = io.StringIO()
     sys.argv = ["verify_dossier.py", str(folder / "dossier"), "--objects", str(folder / "bucket"), *more]
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            exec(PROGRAM, {"__name__": "__main__", "__doc__": ""})
+            exec(program, {"__name__": "__main__", "__doc__": ""})
     except SystemExit as ended:
         return (ended.code if isinstance(ended.code, int) else 1 if ended.code else 0), f"{said.getvalue()}{ended.code or ''}"
     raise AssertionError("it ends by sys.exit")
@@ -98,6 +99,18 @@ def test_changes_on_purpose_are_found(sound: Path, tmp_path: Path) -> None:
         code, said = verify(folder)
         assert (code, "WRONG" in said) == (1, True), f"seed {number}: {what}\n{said}"
         assert not second_verifier.holds(folder / "dossier", folder / "bucket"), f"seed {number}: {what}"
+
+
+def test_more_seals_than_hashes_at_once_take_more_walks(sound: Path, tmp_path: Path) -> None:
+    """With room for seven open hashes the chain is gone through in parts: it holds, and each damage is found in the same place."""
+    source = SOURCE.read_text(encoding="utf-8")
+    in_parts = compile(source.replace("SEALS_AT_ONCE = 100_000", "SEALS_AT_ONCE = 7"), str(SOURCE), "exec")
+    assert "SEALS_AT_ONCE = 100_000" in source and len(damaged.read(sound / "dossier" / "seals.csv.gz")) > 15
+    assert verify(sound, program=in_parts)[0] == 0
+    folder = copy(sound, tmp_path / "copy")
+    for number in range(SEED, SEED + DAMAGES // 10):
+        damaged.on_purpose(repaired(sound, folder), random.Random(number))
+        assert verify(folder, program=in_parts) == verify(folder)
 
 
 def test_a_damaged_signature_is_found(sound: Path, tmp_path: Path) -> None:
