@@ -52,12 +52,12 @@ def run(*command: str | Path, ok: bool = True, timeout_s: float = 60.0) -> subpr
 
 
 @contextlib.contextmanager
-def _serving(command: list[str], port: int, ae_title: str, log: Path, stop_s: float = 10.0) -> Iterator[None]:
+def _serving(command: list[str], port: int, ae_title: str, log: Path, stop_s: float = 10.0, tls: Sequence[str] = ()) -> Iterator[None]:
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
         give_up = time.monotonic() + 30
-        echo = ["echoscu", "-to", "2", "-aec", ae_title, HOST, str(port)]
+        echo = ["echoscu", *tls, "-to", "2", "-aec", ae_title, HOST, str(port)]
         while subprocess.run(echo, capture_output=True, check=False).returncode:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise AssertionError(f"{command[0]} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
@@ -121,8 +121,10 @@ def orthanc(
     files: Sequence[Path] = (),
     ae_title: str = "ORTHANC",
     options: Mapping[str, object] | None = None,
+    tls: Sequence[str] = (),
 ) -> Iterator[PeerServer]:
-    """An Orthanc holding `files`, with SQLite in `folder`; `moves` are the destinations it knows, by AE title."""
+    """An Orthanc holding `files`, with SQLite in `folder`; `moves` are the destinations it knows, by AE title. `tls`: what DCMTK's
+    clients must be told to reach it."""
     storage = folder / "orthanc"
     storage.mkdir(parents=True)
     port = free_port()
@@ -149,7 +151,7 @@ def orthanc(
     }
     config.write_text(json.dumps({**settings, **(options or {})}))
     command = "/usr/sbin/Orthanc" if os.path.exists("/usr/sbin/Orthanc") else "Orthanc"
-    with _serving([command, str(config)], port, ae_title, folder / "orthanc.log"):
+    with _serving([command, str(config)], port, ae_title, folder / "orthanc.log", tls=tls):
         if files:
             store(HOST, port, ae_title, files)
         yield PeerServer(port, ae_title, storage)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
@@ -23,7 +26,9 @@ from migrate.dicom.tls import public_key
 from migrate.errors import ConfigError, SourceUnreachable
 from migrate.model import Received
 from migrate.staging import Staging
-from tests.dicom_peers import HOST, run
+from tests.dicom_peers import HOST, free_port, orthanc, run
+from tests.integration.test_real_peers import archive_files
+from tests.runs import called, configure
 
 CT = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
 NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -187,6 +192,26 @@ def test_a_server_that_is_not_trusted_is_not_asked(pki: Path, name: str, said: s
         done.set()
         thread.join()
     assert [piece for piece in heard if piece] == ([b"\x01"] if name == "pacs" else [])
+
+
+def test_a_whole_migration_by_tls(tmp_path: Path, pki: Path) -> None:
+    """From an Orthanc that speaks nothing but TLS, both ways and with certificates on both sides: complete, every image in the
+    bucket folder, and the record says that both links were encrypted."""
+    receiver, files = free_port(), archive_files(tmp_path / "files", 2)
+    moved = {"PACSMIGRATE": {"AET": "PACSMIGRATE", "Host": HOST, "Port": receiver, "UseDicomTls": True}}
+    options = {"DicomTlsEnabled": True, "DicomTlsCertificate": str(pki / "pacs.pem"), "DicomTlsPrivateKey": str(pki / "pacs.key"),
+               "DicomTlsTrustedCertificates": str(pki / "ca.pem"), "DicomTlsRemoteCertificateRequired": True, "DicomModalities": moved}  # fmt: skip
+    with orthanc(tmp_path / "pacs", options=options, tls=tls_words(pki, "us")) as pacs:
+        run("storescu", *tls_words(pki, "us"), "-xs", "-aec", pacs.ae_title, "+sd", HOST, str(pacs.port), tmp_path / "files", ok=False)
+        tables = "".join(f'[{name}.tls]\nca = "{pki}/ca.pem"\ncert = "{pki}/us.pem"\nkey = "{pki}/us.key"\n' for name in ("source", "receiver"))
+        toml = configure(tmp_path, pacs.port, receiver, ae_title=pacs.ae_title)
+        toml.write_text(toml.read_text() + tables)
+        code, out, err = called(tmp_path, "run", "--json")
+    assert code == 0, err
+    done = json.loads(out)
+    assert done["complete"] is True and done["instances"]["verified"] > len(files) // 2
+    with contextlib.closing(sqlite3.connect(tmp_path / "manifests" / "test.db")) as manifest:
+        assert manifest.execute("SELECT detail FROM event WHERE kind = 'links'").fetchall() == [("questions over TLS, images over TLS",)]
 
 
 TOML = """[migration]
