@@ -96,7 +96,7 @@ def connected(bench: Bench) -> socket.socket:
     ("count", "said"),
     [
         (1000, b""),
-        (1000, REQUEST[:40]),
+        (300, REQUEST[:40]),
         (100, struct.pack(">BBI", 1, 0, 0xFFFFFFFF)),
         (100, b"GET / HTTP/1.1\r\n\r\n"),
         (100, b"\x16\x03\x01\x02\x00\x01"),
