@@ -129,7 +129,7 @@ class _Auditor:
         """What cannot be read as a manifest is one more trouble."""
         try:
             yield
-        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError) as error:
+        except (sqlite3.Error, ValueError, TypeError, AttributeError, OverflowError, LookupError) as error:
             self.say(place, f"holds what cannot be read: {type(error).__name__}: {error}")
 
     def work(self) -> None:
@@ -328,7 +328,10 @@ class _Auditor:
     def _compare_seals(self) -> None:
         first = 1
         for seal in self._seals:
-            again = self._open[seal.number]
+            again = self._open.get(seal.number)
+            if again is None:
+                self.say(f"seal {seal.number}", "could not be computed again, because the log could not be read to its end")
+                continue
             if again.digest.digest() != seal.sha256 or again.steps != seal.steps:
                 counted = "" if again.steps == seal.steps else f" {again.steps} of {seal.steps} steps are there."
                 studies = ", ".join(again.studies[:_MOST_NAMED]) + (" and others" if len(again.studies) > _MOST_NAMED else "")

@@ -76,11 +76,11 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     """The file's schema version. Raises ManifestError if this is no manifest of ours."""
     try:
         row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        return int(row[0]) if row else 0
     except sqlite3.OperationalError:
         return 0
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: text that is no UTF-8, or no number
         raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
-    return int(row[0]) if row else 0
 
 
 def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
