@@ -28,7 +28,7 @@ from migrate.model import (  # isort: skip
     WindowFailed, WindowJudged,
 )
 
-MUTATIONS = int(os.environ.get("MUTATIONS", "300"))
+MUTATIONS = int(os.environ.get("MUTATIONS", "200"))
 SEED = int(os.environ.get("MUTATION_SEED", "1"))
 SEALED = {
     "meta": "key, value", "run": "*", "habit": "*", "quarantine": "*", "acceptance": "*", "revocation": "*", "event": "*", "seal": "*",
