@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts crash-loop soak dossier-damages mutations small-disk lock audit clean
+.PHONY: demo test lint bench power-cuts crash-loop soak dossier-damages mutations small-disk fuzz lock audit clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -51,6 +51,10 @@ soak: $(VENV)/installed
 small-disk: $(VENV)/installed
 	SMALL_DISK_MIB=$${SMALL_DISK_MIB:-64} SMALL_DISK_ARCHIVE_MIB=$${SMALL_DISK_ARCHIVE_MIB:-10240} \
 	$(BIN)/python -m pytest -s --timeout 7200 tests/integration/test_disk_full.py -k small_disk
+
+# Corpora of bad PDUs and data sets, changed at random; what breaks something is kept in tests/fault/corpus.
+fuzz: $(VENV)/installed
+	FUZZ=$${FUZZ:-200000} $(BIN)/python -m pytest --timeout 7200 tests/fault/test_corpus.py
 
 # What a release installs, each file with its hash, and whether anything in it has a known weakness.
 lock: $(VENV)/installed
