@@ -15,7 +15,7 @@ from types import TracebackType
 from migrate import __version__
 from migrate.errors import DiskFailing, DiskFull, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest, UsageError
 from migrate.failpoints import reach
-from migrate.host import network_file_system, try_lock
+from migrate.host import network_file_system, sync_folder, try_lock
 from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 from migrate.staging import local_error
@@ -96,6 +96,8 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
         reader.close()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(PermissionError):  # a folder of others, which we may pass through but not read
+            sync_folder(path.parent.parent)  # SQLite syncs the file's own folder, whose name may be new, too
         path.touch(mode=0o600, exist_ok=True)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON",
