@@ -48,11 +48,13 @@ class Sample:
     rss_bytes: int
     threads: int
     descriptors: int
+    manifest_bytes: int
 
     @staticmethod
-    def of(pid: int, at_s: float) -> Sample:
+    def of(pid: int, at_s: float, manifest: Path) -> Sample:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        return Sample(at_s, int(status["VmRSS"].split()[0]) << 10, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd")))
+        return Sample(at_s, int(status["VmRSS"].split()[0]) << 10, int(status["Threads"]), len(os.listdir(f"/proc/{pid}/fd")),
+                      manifest.stat().st_size)  # fmt: skip
 
 
 @dataclass
@@ -91,7 +93,8 @@ class Count:
             f"how runs ended: {dict(self.codes)}",
             f"the long run: {self.long_run_verified} instances verified; in its second half {min(one.rss_bytes for one in late) >> 20} to "
             f"{max(one.rss_bytes for one in late) >> 20} MiB resident, slope {self.slope_mib_h():+.1f} MiB/h, "
-            f"threads {min(threads)} to {max(threads)}, descriptors {min(descriptors)} to {max(descriptors)}" if late else "no long run",
+            f"threads {min(threads)} to {max(threads)}, descriptors {min(descriptors)} to {max(descriptors)}; its manifest grew from "
+            f"{late[0].manifest_bytes >> 20} to {late[-1].manifest_bytes >> 20} MiB" if late else "no long run",
             *(f"BROKEN: {each}" for each in self.wrong),
         ))  # fmt: skip
 
@@ -214,7 +217,7 @@ class Soak:
         ending = threading.Event()
         with practice_process(folder, port, receiver, "--studies", str(self._long_studies)), (folder / "err.txt").open("w") as err:
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=err, env=os.environ | ENVIRONMENT)
-            watcher = threading.Thread(target=self._watch, args=(process.pid, ending))
+            watcher = threading.Thread(target=self._watch, args=(process.pid, folder / "manifests" / "test.db", ending))
             watcher.start()
             try:
                 yield
@@ -232,10 +235,10 @@ class Soak:
         status = subprocess.run([sys.executable, "-m", "migrate", "status", "--json", "--config", str(folder / "migrate.toml")], capture_output=True, text=True)
         self.count.long_run_verified = json.loads(status.stdout)["instances"]["verified"]
 
-    def _watch(self, pid: int, ending: threading.Event) -> None:
+    def _watch(self, pid: int, manifest: Path, ending: threading.Event) -> None:
         while not ending.wait(min(5.0, self._seconds / 20)):
             with contextlib.suppress(OSError):
-                self.count.samples.append(Sample.of(pid, time.monotonic() - self._began))
+                self.count.samples.append(Sample.of(pid, time.monotonic() - self._began, manifest))
 
 
 def main() -> int:
@@ -244,7 +247,7 @@ def main() -> int:
     os.environ.update(ENVIRONMENT)
     print(f"{minutes:g} minutes, SOAK_SEED={seed}", flush=True)
     with tempfile.TemporaryDirectory() as name, seaweedfs(Path(name) / "store") as server:
-        count = Soak(server, Path(name), seconds=60 * minutes, seed=seed).run()
+        count = Soak(server, Path(name), seconds=60 * minutes, seed=seed, long_studies=int(os.environ.get("SOAK_STUDIES", "20000"))).run()
     print(count.text())
     return 1 if count.wrong else 0
 
