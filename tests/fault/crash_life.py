@@ -293,6 +293,7 @@ class Restart:
         rows = Rows.in_file(self.config.manifest)
         root = self.config.staging.parent
         files = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        files = {name: content for name, content in files.items() if "/_pacs-migrate/" not in name or "/tmp/" in name}  # anchors stay
         if not rows.migrated or rows.here != {ref.sop for ref in CONTENT}:
             return "the run does not reach the end"
         if files != {f"bucket/{key}": content for key, content in KEYS.items()}:
