@@ -22,7 +22,7 @@ from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, P
 from migrate.failpoints import reach
 from migrate.host import sync_folder
 from migrate.manifest import Lock
-from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of
+from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds
 from migrate.manifest.file import open_reader
 from migrate.signing import signature
 from migrate.staging import hash_file, local_error
@@ -111,7 +111,7 @@ def read_all(config: Config, destination: Destination) -> tuple[list[tuple[str, 
 
 
 def restore(config: Config, destination: Destination) -> tuple[Head, list[str], list[str]]:
-    """Bring the newest sound copy of the manifest back: (its seal, the anchors of later seals, the names of copies that are not sound).
+    """Bring the newest sound copy of the manifest back: (its seal, the anchors of seals that it does not have, the names of copies that are not sound).
 
     Raises UsageError where a manifest is there, NoManifest where no copy is, what the destination raises, LocalError.
     """
@@ -121,7 +121,7 @@ def restore(config: Config, destination: Destination) -> tuple[Head, list[str], 
         spoilt = []
         with _scratch(config.manifest) as scratch:
             anchors, _ = read(destination, config.destination.prefix, config.name, scratch)
-            for _, anchor in sorted(anchors, key=lambda each: -each[1].head.number):
+            for _, anchor in sorted(anchors, key=lambda each: -each[1].head.at_ms):  # a rebuilt manifest counts from 1 again
                 if anchor.snapshot is None:
                     continue
                 try:
@@ -129,8 +129,10 @@ def restore(config: Config, destination: Destination) -> tuple[Head, list[str], 
                 except (ObjectMissing, ObjectDiffers) as error:
                     spoilt.append(f"{anchor.snapshot[0]}: {error}")
                     continue
+                with contextlib.closing(open_reader(scratch / "m.db")) as reader:
+                    lost = [name for name, each in anchors if not holds(reader, each.head.name)]
                 _put_in_place(scratch / "m.db", config.manifest)
-                return anchor.head, [name for name, each in anchors if each.head.number > anchor.head.number], spoilt
+                return anchor.head, lost, spoilt
     told = f" {len(spoilt)} are there and spoilt: {'; '.join(spoilt)}" if spoilt else ""
     raise NoManifest(f"The destination holds no sound copy of the manifest of {config.name}.{told}",
                      hint="Copies are made at the end of each run. Is it the right destination, prefix and [migration] name?")  # fmt: skip
@@ -147,8 +149,9 @@ def _wants_snapshot(config: Config, destination: Destination, reader: sqlite3.Co
     if small_only and size > _SMALL_BYTES:
         return False
     folder = f"{config.destination.prefix}_pacs-migrate/{_SNAPSHOTS}"
-    numbers = [int(number) for key, _ in destination.listed(folder) if (number := key.removeprefix(folder)[:12]).isdigit()]
-    if numbers and not changed_since(reader, max(numbers)):
+    names = (key.removeprefix(folder).removesuffix(".db.gz") for key, _ in destination.listed(folder))
+    last = max((int(name[:12]) for name in names if holds(reader, name)), default=None)
+    if last is not None and not changed_since(reader, last):
         return False
     if shutil.disk_usage(config.manifest.parent).free < 2 * size + _SPARE_BYTES:
         log.warning("There is no room beside the manifest for a copy of it: it is anchored without one.")

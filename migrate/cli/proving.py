@@ -27,11 +27,11 @@ def audit(config_path: Path, as_json: bool, offline: bool) -> int:
     Ends with 3 if something does not hold, and names each place.
     """
     config = load(config_path)
-    found, notes = _audited(config, offline=offline)
+    found, notes, compared = _audited(config, offline=offline)
     if as_json:
         document = {
             "holds": not found.troubles, "seals": found.seals, "head": found.head.hex(), "events": found.events, "studies": found.studies,
-            "instances": found.instances, "proven": found.proven, "root": found.root.hex(),
+            "anchors": compared, "instances": found.instances, "proven": found.proven, "root": found.root.hex(),
             "troubles": [{"place": each.place, "what": each.what} for each in found.troubles], "notes": notes,
         }  # fmt: skip
         click.echo(json.dumps(document, indent=1))
@@ -41,13 +41,13 @@ def audit(config_path: Path, as_json: bool, offline: bool) -> int:
         for note in notes:
             click.echo(note)
         click.echo(f"{found.seals} seals over {found.events} events and {found.instances} instances of {found.studies} studies; "
-                   f"{found.proven} are proven. Head {found.head.hex()}, Merkle root {found.root.hex()}.")  # fmt: skip
+                   f"{found.proven} are proven. {compared} anchors were compared. Head {found.head.hex()}, Merkle root {found.root.hex()}.")  # fmt: skip
         click.echo(f"{len(found.troubles)} places are not as they were sealed." if found.troubles else "Everything holds.")
     return 3 if found.troubles else 0
 
 
-def _audited(config: Config, *, offline: bool) -> tuple[Audited, list[str]]:
-    """What the audit finds, and what else a reader should know."""
+def _audited(config: Config, *, offline: bool) -> tuple[Audited, list[str], int]:
+    """What the audit finds, what else a reader should know, and how many anchors were compared."""
     anchored: list[tuple[str, Anchor]] = []
     notes = ["The anchors at the destination were left out: whether the manifest's end was cut off is not known."]
     odd: list[str] = []
@@ -66,7 +66,7 @@ def _audited(config: Config, *, offline: bool) -> tuple[Audited, list[str]]:
             found.troubles += [Trouble(f"anchor {name}", "is not as it was written") for name in odd]
     finally:
         reader.close()
-    return found, notes
+    return found, notes, len(anchored)
 
 
 @verb("prove")
@@ -110,5 +110,5 @@ def restore_manifest(config_path: Path) -> int:
         migration.exit_code = 0
     click.echo(f"Restored to seal {head.number}: {config.manifest}")
     if lost:
-        click.echo(f"{len(lost)} later anchors tell of work that was lost with the disk; `run` finds at the destination what was stored since.")
+        click.echo(f"{len(lost)} anchors tell of work that was lost with the disk; `run` finds at the destination what was stored since.")
     return 0

@@ -86,6 +86,15 @@ def head_and_root(connection: sqlite3.Connection, prefix: str, *, root: bool) ->
         connection.execute("ROLLBACK")
 
 
+def holds(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether the manifest has the seal of which this is the name."""
+    number = name.partition("-")[0]
+    if not number.isdigit():
+        return False
+    row = connection.execute("SELECT id, at, sha256 FROM seal WHERE id = ?", (int(number),)).fetchone()
+    return row is not None and Head(*row).name == name
+
+
 def changed_since(connection: sqlite3.Connection, seal: int) -> bool:
     """Whether anything but routine has been sealed after that seal."""
     if connection.execute("SELECT 1 FROM seal WHERE id > ? AND steps > 0 LIMIT 1", (seal,)).fetchone():

@@ -112,7 +112,7 @@ def test_what_is_not_ours_is_named_and_second_contents_are_known(tmp_path: Path,
 
 
 def test_from_a_bucket(tmp_path: Path, forks: Forks, server: S3Server) -> None:
-    """The same from a real S3 server: nothing is put again, nothing sent again."""
+    """The same from a real S3 server: nothing is put again, nothing sent again; and the copy of the manifest comes back from there."""
     name = server.new_bucket(versioned=True)
     with pacs_for(tmp_path, destination=bucket(name, server.endpoint_url)) as (pacs, known):
         assert forks.run(tmp_path, "run").code == 0
@@ -125,5 +125,11 @@ def test_from_a_bucket(tmp_path: Path, forks: Forks, server: S3Server) -> None:
         assert ended.code == 0, ended.err
         assert json.loads(ended.out)["instances"]["verified"] == len(known)
         assert pacs.counts["store"] == before
+        audited = json.loads(forks.run(tmp_path, "audit", "--json").out)
+        assert (audited["holds"], audited["anchors"], audited["proven"]) == (True, 3, len(known)), audited  # that of the lost chain, too
+        lose(tmp_path)
+        assert forks.run(tmp_path, "restore-manifest").code == 0
+        audited = json.loads(forks.run(tmp_path, "audit", "--json").out)
+        assert (audited["holds"], audited["anchors"], audited["proven"]) == (True, 4, len(known)), audited
     versions = server.client().list_object_versions(Bucket=name, Prefix="studies/")
     assert len(versions["Versions"]) == len(known)
