@@ -34,7 +34,8 @@ SEALED = {
     "meta": "key, value", "run": "*", "habit": "*", "quarantine": "*", "acceptance": "*", "revocation": "*", "event": "*", "seal": "*",
     "window": "id, sweep, axis, lo, hi, time_lo, time_hi, modality, parent, part_by, purpose, state, row_count, study_count, outside_count, error, "
               "detail, suspicion, blocks, accepted_by, accepted_reason, answered_at",
-    "study": "id, uid, state, date, modalities, claimed_instances, claimed_by_series, time, listed_instances, attempts, error, detail, "
+    # not its id, which is internal: where something refers to it, that is orphaned and named
+    "study": "uid, state, date, modalities, claimed_instances, claimed_by_series, time, listed_instances, attempts, error, detail, "
              "found_at, changed_at",
     "series": "*", "instance": "*", "copy": "*", "state_name": "*", "transition": "*", "uid_name": "*",
 }  # fmt: skip
