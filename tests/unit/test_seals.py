@@ -332,4 +332,4 @@ def test_flipped_bits_and_cut_files_are_found(file: Path, tmp_path: Path) -> Non
             with contextlib.closing(sqlite3.connect(spoilt)) as now:
                 assert content(now) == before, f"change {number}"
             harmless += 1
-    assert harmless < MUTATIONS // 3 * 0.7  # unused pages, free space within pages, indexes that are made anew
+    assert harmless < MUTATIONS // 3 * 0.9  # unused pages, free space within pages, indexes that are made anew
