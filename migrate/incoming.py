@@ -26,34 +26,27 @@ class Incoming:
     meta; everything after that is the data set. Raises OSError as the disk does.
     """
 
-    def __init__(
-        self, path: Path, buffer: bytearray, disk: Disk = DISK, hasher: Executor | None = None, after: Incoming | None = None
-    ) -> None:
-        """`buffer` has `BUFFER_BYTES` and may serve one file `after` the other.
+    def __init__(self, path: Path, buffer: bytearray, disk: Disk = DISK, hasher: Executor | None = None) -> None:
+        """`buffer` has `BUFFER_BYTES`, is written to until `roll` or `discard`, and may then serve the next file.
 
         A `hasher` of one thread takes the SHA-256 of large pieces beside the caller, who fills one half of the buffer
-        while the other is hashed, also when that is the next file's half. One that gives no thread raises RuntimeError.
+        while the other is hashed; one that gives no thread raises RuntimeError.
         """
         self.path, self._disk, self._hasher = path, disk, hasher
         self._fd = disk.create(path)
         self._view, self._other = memoryview(buffer)[:HELD_BYTES], memoryview(buffer)[HELD_BYTES:]
-        self._hashing: Future[None] | None = None  # the last piece of ours that was handed over
-        self._hashing_other: Future[None] | None = None  # the last that lies in the other half
-        if after is not None:
-            self._view, self._other = after._other, after._view
-            if after._hashing_other is not None:
-                after._hashing_other.result()
-            self._hashing_other = after._hashing
-        self._held = self._hashed = self._taken = self._written = 0  # bytes in this half, those hashed, written; all written
+        self._held = self._taken = self._written = 0  # bytes in this half, those of them that are written, all written
         self._kept = True  # this half still holds all there is
         self._dataset = hashlib.sha256()
+        self._hashing: Future[None] | None = None  # the last piece that was handed over
+        self._hashing_other: Future[None] | None = None  # the last one in the other half
         self._crc = 0
         self.header_bytes = 0
 
     def begin(self, header: bytes) -> Incoming:
         """The first bytes, once; they are no part of the data set."""
         self._hold(header)
-        self._hashed = self.header_bytes = len(header)
+        self.header_bytes = len(header)
         return self
 
     def write(self, fragment: memoryview) -> None:
@@ -67,13 +60,17 @@ class Incoming:
         if self._held - self._taken >= (_PIECE_BYTES if self._kept else _LARGE_PIECE_BYTES):
             self._take()
 
-    def close(self) -> Rolled:
-        """Write what is left and close the file (not yet durable); returns what is known of it."""
-        self._hash()
+    def close(self) -> int:
+        """Write what is left and close the file (not yet durable); returns its CRC64NVME."""
         self._take()
         fd, self._fd = self._fd, -1
         self._disk.close(fd)
-        return Rolled(self._written, self._dataset.digest() if self._hashing is None else self._digest, self._crc)
+        return self._crc
+
+    def roll(self) -> Rolled:
+        """After `close`: what is known of the file."""
+        self._catch_up()
+        return Rolled(self._written, self._dataset.digest(), self._crc)
 
     @property
     def whole(self) -> memoryview | None:
@@ -82,6 +79,7 @@ class Incoming:
 
     def discard(self) -> None:
         """Close and remove the file."""
+        self._catch_up()
         if self._fd >= 0:
             self._disk.close(self._fd)
             self._fd = -1
@@ -94,35 +92,35 @@ class Incoming:
         self._held = end
 
     def _take(self) -> None:
-        """Write what came since."""
+        """Hash and write what came since."""
         if self._taken < self._held:
-            piece = self._view[self._taken : self._held]
-            self._crc = crc64nvme(piece, self._crc)
-            self._written += len(piece)
+            self._put(self._view[self._taken : self._held])
             self._taken = self._held
-            self._disk.write(self._fd, piece)
-
-    def _hash(self) -> None:
-        """Hash what this half holds, now or soon."""
-        piece, self._hashed = self._view[self._hashed : self._held], self._held
-        if self._hasher is not None and len(piece) >= _ASIDE_BYTES:
-            self._hashing = self._hasher.submit(self._dataset.update, piece)
-        else:
-            if self._hashing is not None:
-                self._hashing.result()
-            self._dataset.update(piece)
 
     def _empty(self) -> None:
         """Go on in the other half."""
-        self._hash()
         self._take()
         self._kept = False
         if self._hashing_other is not None:
             self._hashing_other.result()
         self._view, self._other, self._hashing_other = self._other, self._view, self._hashing
-        self._held = self._hashed = self._taken = 0
+        self._held = self._taken = 0
 
-    def _digest(self) -> bytes:
+    def _put(self, data: memoryview) -> None:
+        self._hash(data if self._written else data[self.header_bytes :])
+        self._crc = crc64nvme(data, self._crc)
+        self._written += len(data)
+        self._disk.write(self._fd, data)
+
+    def _hash(self, data: memoryview) -> None:
+        if self._hasher is not None and len(data) >= _ASIDE_BYTES:
+            self._hashing = self._hasher.submit(self._dataset.update, data)
+        else:
+            self._catch_up()
+            self._dataset.update(data)
+
+    def _catch_up(self) -> None:
+        """Wait until all that was handed over is hashed."""
         if self._hashing is not None:
             self._hashing.result()
-        return self._dataset.digest()
+            self._hashing = self._hashing_other = None

@@ -6,7 +6,6 @@ Standard library only. Everything is frozen and picklable, so that a worker may 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -117,38 +116,16 @@ INSTANCE_TRANSITIONS: frozenset[tuple[InstanceState, InstanceState]] = frozenset
 )
 
 
+@dataclass(frozen=True, slots=True)
 class Rolled:
     """What was taken of a Part 10 file while it came, from the bytes in memory.
 
-    The data-set hash covers only the bytes that the PACS sent, the CRC the whole file. The hash may still be on its way,
-    in another thread, when the rest is known: who asks for it waits.
+    The data-set hash covers only the bytes that the PACS sent, the CRC the whole file.
     """
 
-    __slots__ = ("_dataset_sha256", "crc64nvme", "size_bytes")
-
-    def __init__(self, size_bytes: int, dataset_sha256: bytes | Callable[[], bytes], crc64nvme: int) -> None:
-        self.size_bytes, self._dataset_sha256, self.crc64nvme = size_bytes, dataset_sha256, crc64nvme
-
-    @property
-    def dataset_sha256(self) -> bytes:
-        if not isinstance(self._dataset_sha256, bytes):
-            self._dataset_sha256 = self._dataset_sha256()
-        return self._dataset_sha256
-
-    def _values(self) -> tuple[int, bytes, int]:
-        return self.size_bytes, self.dataset_sha256, self.crc64nvme
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Rolled) and self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash(self._values())
-
-    def __repr__(self) -> str:
-        return f"Rolled{self._values()}"
-
-    def __reduce__(self) -> tuple[type[Rolled], tuple[int, bytes, int]]:
-        return Rolled, self._values()
+    size_bytes: int
+    dataset_sha256: bytes
+    crc64nvme: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +164,7 @@ def object_key(ref: InstanceRef, prefix: str = "", *, beside: bytes | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One data set that came whole: closed and scanned, hashed or about to be, not yet read back and synced.
+    """One data set that came whole: closed, hashed and scanned, not yet read back and synced.
 
     `ref` is None where the data set could not be walked or its UIDs are not the command's; `quarantine` says why.
     `notes` are the scanner's deviations (ordinary in old archives). `pixel_crc64` covers everything from PixelData on, so

@@ -55,13 +55,8 @@ class Stage:
 @dataclass
 class _Arrived:
     received: Received
-    final_path: Callable[[Received], Path]
+    final: Path
     durable: Future[None] | None
-
-    @property
-    def final(self) -> Path:
-        """Where it will lie. Waits for the hash."""
-        return self.final_path(self.received)
 
 
 class Pipeline:
@@ -114,7 +109,7 @@ class Pipeline:
     def deliver(self, received: Received, *, durable: bool = False) -> Future[None] | None:
         """Take a received file on its way to durability; with `durable` the future ends when its row is committed."""
         future: Future[None] | None = Future() if durable else None
-        self._put(self._arrivals, _Arrived(received, self._final_path, future))
+        self._put(self._arrivals, _Arrived(received, self._final_path(received), future))
         return future
 
     def submit(self, outcomes: Iterable[Outcome], *, done: Callable[[], None] | None = None, ordered: bool = False) -> None:

@@ -85,12 +85,10 @@ class Staging:
         self.max_bytes = min(self._most or here, here)
 
     # -- writing
-    def create(
-        self, buffer: bytearray | None = None, hasher: Executor | None = None, after: Incoming | None = None
-    ) -> Incoming:
-        """A new, empty file for one data set; see `Incoming` for what may be given. Raises OSError."""
+    def create(self, buffer: bytearray | None = None, hasher: Executor | None = None) -> Incoming:
+        """A new, empty file for one data set; see `Incoming` for the buffer and the hasher. Raises OSError."""
         name = f"{self._process:x}-{next(self._numbers):x}.part"
-        return Incoming(self.incoming / name, bytearray(BUFFER_BYTES) if buffer is None else buffer, self._disk, hasher, after)
+        return Incoming(self.incoming / name, bytearray(BUFFER_BYTES) if buffer is None else buffer, self._disk, hasher)
 
     def has_room(self) -> bool:
         """False when the disk is down to the reserve: refuse what comes (A700)."""

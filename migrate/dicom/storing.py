@@ -77,7 +77,6 @@ class Session:
         self._store: _Store | None = None
         self._buffer = bytearray()  # made with the first data set
         self._next: Incoming | None = None
-        self._last: Incoming | None = None
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")  # its thread begins with the first large piece
         self.stored = 0
         self.move_id: int | None = None  # the message ID of the C-MOVE that the last C-STORE named
@@ -174,8 +173,7 @@ class Session:
     def _create(self) -> Incoming:
         self._buffer = self._buffer or bytearray(BUFFER_BYTES)
         reach("receive-create")
-        self._last = self._staging.create(self._buffer, self._hasher, self._last)
-        return self._last
+        return self._staging.create(self._buffer, self._hasher)
 
     def _prepared(self) -> Incoming | None:
         """The next file, made while the peer makes ready what goes into it; None if that fails, which is told then."""
@@ -198,14 +196,15 @@ class Session:
         if incoming is not None:
             try:
                 reach("receive-whole")
-                rolled = incoming.close()
+                crc = incoming.close()
                 reach("receive-closed")
                 syntax, whole = store.context.transfer_syntax, incoming.whole
                 if whole is None:
-                    scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax, rolled.crc64nvme)
+                    scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax, crc)
                 else:
-                    scan = scanner.scan(whole, incoming.header_bytes, syntax, rolled.crc64nvme)
+                    scan = scanner.scan(whole, incoming.header_bytes, syntax, crc)
                 reach("receive-scanned")
+                rolled = incoming.roll()
             except OSError as error:
                 self._refuse(store, error)
             else:

@@ -59,7 +59,8 @@ def came(staging: Staging, sizes: list[int], sop: str = "1.4") -> tuple[Path, Pa
     """A file that came whole, as `settle` takes it."""
     incoming = staging.create().begin(HEADER)
     written(incoming, sizes)
-    rolled = incoming.close()
+    incoming.close()
+    rolled = incoming.roll()
     return incoming.path, staging.path_of(InstanceRef("1.2", "1.3", sop), rolled.dataset_sha256), rolled
 
 
@@ -74,7 +75,8 @@ def test_any_fragmentation_gives_the_fixity_of_the_whole(staging: Staging, sizes
     """However the bytes are cut, file, hashes and CRC are those of the whole, at the receipt and when it is durable."""
     incoming = staging.create().begin(HEADER)
     content = written(incoming, sizes)
-    rolled = incoming.close()
+    incoming.close()
+    rolled = incoming.roll()
     assert rolled == expected_fixity(content).rolled
     assert incoming.path.read_bytes() == HEADER + content
     assert (incoming.whole is None) == (rolled.size_bytes > HELD_BYTES)
