@@ -6,9 +6,7 @@ import hashlib
 import random
 import stat
 import tempfile
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import DiskFailing, LocalError
-from migrate.incoming import BUFFER_BYTES, HELD_BYTES, Incoming
+from migrate.incoming import HELD_BYTES, Incoming
 from migrate.model import Fixity, InstanceRef, Rolled
 from migrate.staging import Staging
 
@@ -85,35 +83,6 @@ def test_any_fragmentation_gives_the_fixity_of_the_whole(staging: Staging, sizes
     assert staging.settle([(incoming.path, final, rolled)]) == [expected_fixity(content)]
     assert final.read_bytes() == HEADER + content
     final.unlink()
-
-
-@quick
-@given(files=st.lists(FRAGMENTS, min_size=1, max_size=4))
-@example(files=[[700 << 10], [5 << 20], [100 << 10, 1], [10], [900 << 10]])
-def test_files_of_one_buffer_have_their_own_hashes(staging: Staging, files: list[list[int]]) -> None:
-    """Hashed in another thread while the next ones are written into the same buffer, each file has the hash of what came."""
-    buffer, last, came = bytearray(BUFFER_BYTES), None, []
-    with ThreadPoolExecutor(1) as hasher:
-        for sizes in files:
-            last = staging.create(buffer, hasher, last).begin(HEADER)
-            came.append((written(last, sizes), last.close()))
-            last.discard()
-    assert [rolled for _, rolled in came] == [expected_fixity(content).rolled for content, _ in came]
-
-
-def test_a_file_is_written_while_the_last_one_is_being_hashed(staging: Staging) -> None:
-    """It goes into the buffer's other half, so that neither waits for the other; only who asks for a hash waits."""
-    buffer, written_first = bytearray(BUFFER_BYTES), threading.Event()
-    with ThreadPoolExecutor(1) as hasher:
-        hasher.submit(written_first.wait, 10)
-        first = staging.create(buffer, hasher).begin(HEADER)
-        content = written(first, [900 << 10])
-        one = first.close()
-        second = staging.create(buffer, hasher, first).begin(HEADER)
-        second.write(memoryview(bytes(900 << 10)))
-        two = second.close()
-        written_first.set()
-        assert (one, two) == (expected_fixity(content).rolled, expected_fixity(bytes(900 << 10)).rolled)
 
 
 @pytest.mark.parametrize("size", [0, 1 << 10, 6 << 20])
