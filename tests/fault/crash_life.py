@@ -93,7 +93,8 @@ class ScriptedSource:
                 self.pacs.staged.wait(10)  # what comes again takes the place of a file that a row needs
             incoming = self.staging.create().begin(HEADER)
             incoming.write(memoryview(CONTENT[ref]))
-            rolled = incoming.close()
+            incoming.close()
+            rolled = incoming.roll()
             self.pacs.on_closed(incoming.path)
             answer = self.deliver(Received(incoming.path, ref, rolled, "1.3", "1.4"))
             if self.pacs.deletes and answer is not None:

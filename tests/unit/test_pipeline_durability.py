@@ -32,7 +32,8 @@ class Bench:
     def came(self, sop: str) -> Received:
         incoming = self.staging.create().begin(HEADER)
         incoming.write(memoryview(sop.encode() * 1000))
-        return Received(incoming.path, InstanceRef("1.2", "1.2.1", sop), incoming.close(), "1.3", "1.4")
+        incoming.close()
+        return Received(incoming.path, InstanceRef("1.2", "1.2.1", sop), incoming.roll(), "1.3", "1.4")
 
     def rows(self) -> list[tuple[str, bytes]]:
         return [tuple(row) for row in self.manifest.execute("SELECT sop_uid, file_sha256 FROM instance")]
