@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts crash-loop soak dossier-damages mutations small-disk fuzz lock audit clean
+.PHONY: demo test lint bench power-cuts big-studies crash-loop soak dossier-damages mutations small-disk fuzz lock audit clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -34,6 +34,9 @@ bench: $(VENV)/installed
 
 power-cuts: $(VENV)/installed
 	POWER_CUTS=$${POWER_CUTS:-50000} $(BIN)/python -m pytest -s tests/fault/test_power_cuts.py
+
+big-studies: $(VENV)/installed
+	HUGE_MIB=$${HUGE_MIB:-4200} MANY_IMAGES=$${MANY_IMAGES:-66000} $(BIN)/python -m pytest -s tests/fault/test_big_studies.py
 
 dossier-damages: $(VENV)/installed
 	DOSSIER_DAMAGES=$${DOSSIER_DAMAGES:-5000} $(BIN)/python -m pytest -s --timeout 0 tests/integration/test_dossier_verifier.py

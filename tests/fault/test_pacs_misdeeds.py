@@ -168,6 +168,25 @@ def test_the_run_goes_on(ended: Ended) -> None:
     assert not list(ended.folder.rglob("*escaped*")) and not Path(PATH).exists()
 
 
+def documented(misdeed: Misdeed) -> str:
+    """The misdeed's line in docs/reliability.md."""
+    ends = "all arrives"
+    if misdeed.state == "parked":
+        named = {LAST: "the last image", MIDDLE: "that image alone", ALL: "all its images", "lost": "the lost image"}
+        what = [f"{named[misdeed.missing]} missing"] if misdeed.missing else []
+        what += [f"{named[misdeed.conflict]} in conflict"] if misdeed.conflict else []
+        what += ["its file in quarantine"] if misdeed.quarantined else []
+        ends = f"`{misdeed.error}`: {', '.join(what) or 'nothing is known of its images'}"
+    return f"| {misdeed.name} | `{misdeed.faults}` | {ends} |"
+
+
+def test_the_table_in_the_manual_has_each() -> None:
+    """docs/reliability.md says of each misdeed which fault it is and how it ends, and of no other."""
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    table = text.partition("| Misdeed | Fault | Its study ends |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    assert table.splitlines() == [documented(misdeed) for misdeed in MISDEEDS]
+
+
 def run_with(folder: Path, archive: Archive, *faults: str, port: int, retry: str, source: str = "associations = 2\nsettle_s = 0.1") -> tuple[int, str, Any]:
     """A run and where things stand then, against a PACS that ends with it."""
     receiver = free_port()

@@ -30,12 +30,14 @@ def test_every_class_has_one_entry_and_every_entry_a_class() -> None:
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_entry_says_what_its_class_does(name: str) -> None:
-    """Meaning first, then scope, repetition and exit code as the class has them, then what to do."""
+    """Meaning first, then scope, repetition and exit code as the class has them, then what to do; of a PACS's errors also who has them."""
     error = CLASSES[name]
     meaning, *rest = dict(entries())[name]
     assert meaning.endswith(".") and not meaning.startswith(("Scope", "What to do"))
     again = "yes" if error.retryable else "no"
     assert rest.pop(0) == f"Scope {error.scope} · tried again: {again} · exit {error.exit_code}."
+    if issubclass(error, errors.SourceError) and name not in FAMILIES:
+        assert rest.pop().startswith("Known for it: ") and rest.pop().startswith("Meanwhile: ")
     if error.default_hint:
         assert rest == [f"What to do: {error.default_hint}"]
     elif name not in FAMILIES:

@@ -1,0 +1,44 @@
+"""A multi-frame image of some size and a study of many images, through whole runs. `make big-studies` takes 4 GiB and 66,000."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from migrate.dicom.part10 import read_header
+from migrate.practice.pacs import PracticePacs
+from migrate.practice.studies import Archive
+from tests.runs import configure, free_port
+
+MIB, IMAGES = int(os.environ.get("HUGE_MIB", "200")), int(os.environ.get("MANY_IMAGES", "1000"))
+_MOST_MEMORY_KIB = 300 << 10
+
+
+def digest(path: Path) -> bytes:
+    """SHA-256 of the data set in a file."""
+    with path.open("rb") as file:
+        file.seek(read_header(file)[3])
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@pytest.mark.parametrize("faults", [(f"huge-image={MIB}",), (f"many-images={IMAGES}", "abort-store@0", "wrapped-counters")], ids=["huge", "many"])
+def test_it_arrives_as_it_was_sent(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """All arrives, byte for byte, with little memory; the many are sent in part only at first, and the rest is asked for in lists."""
+    receiver = free_port()
+    with PracticePacs(Archive(1, pixels=2), destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults) as pacs:
+        config = configure(tmp_path, pacs.port, receiver)
+        process = subprocess.Popen([sys.executable, "-m", "migrate", "run", "--config", str(config)], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, said
+        found = {path.stem: digest(path) for path in (tmp_path / "bucket").glob("studies/*/series/*/instances/*.dcm")}
+        assert found == {sop: sha256 for _, _, sop, sha256 in pacs.holdings.truth()}
+        print(f"{faults}: {len(found)} images, at most {usage.ru_maxrss >> 10} MiB of memory")
+        assert usage.ru_maxrss < _MOST_MEMORY_KIB
