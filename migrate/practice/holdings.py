@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
+from functools import lru_cache
 
 from migrate.practice.encoding import Element
 from migrate.practice.faults import Conduct
@@ -33,6 +34,7 @@ class Holdings(Archive):
         super().__init__(len(archive), archive.seed, pixels=archive.pixels, shapes=archive.shapes, more=archive.more)
         self._conduct = conduct
         self._lock = threading.Lock()
+        self._seen = lru_cache(512)(self._as_known)  # what is computed of a study is computed once
         self._new_day = ""
         self._grown: set[int] = set()
         self._shrunk: set[int] = set()
@@ -47,9 +49,10 @@ class Holdings(Archive):
         return super().day_of(number) if number < self._count else self._new_day
 
     def study(self, number: int) -> StudyRecord:
+        return self._plain(number) if self._honest else self._seen(number, number in self._grown, number in self._shrunk)
+
+    def _as_known(self, number: int, grown: bool, shrunk: bool) -> StudyRecord:
         plain = self._plain(number)
-        if self._honest:
-            return plain
         known: dict[str, object] = {}
         if "null-dates" in self._conduct and number % 7 == 3:
             known |= {"date": "", "time": ""}
@@ -57,9 +60,9 @@ class Holdings(Archive):
             known["time"] = ""
         if "empty-studies" in self._conduct and number % 9 == 8:
             known["shape"] = ()
-        elif number in self._grown or number in self._shrunk:
+        elif grown or shrunk:
             (kind, count), *others = plain.shape
-            known["shape"] = ((kind, count + (number in self._grown) - (number in self._shrunk)), *others)
+            known["shape"] = ((kind, count + grown - shrunk), *others)
         added = tuple(
             (kind, 1 if fault == "huge-image" else 3 if fault == "private-class" else int(value))
             for fault, kind in _SERIES.items()

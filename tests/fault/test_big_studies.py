@@ -26,6 +26,7 @@ def digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("faults", [(f"huge-image={MIB}",), (f"many-images={IMAGES}", "abort-store@0", "wrapped-counters")], ids=["huge", "many"])
 def test_it_arrives_as_it_was_sent(tmp_path: Path, faults: tuple[str, ...]) -> None:
     """All arrives, byte for byte, with little memory; the many are sent in part only at first, and the rest is asked for in lists."""
