@@ -77,6 +77,7 @@ class Attempt:
         self._whole: MoveResult | None = None
         self._trouble: SourceError | None = None  # how the last C-MOVE that left something out ended, if not with Success
         self._fruitless = self._stalls = self._count_before = 0
+        self._full = False  # our disk turned away all that the last C-MOVE brought
         self._alone = False  # what is asked for is the only image that is still missing
         self._move_id = 0
 
@@ -130,7 +131,7 @@ class Attempt:
     # -- asking
     def ask_all(self, *, whole: bool) -> None:
         """Ask for the study, then for what has not come of it. Raises errors of scope run; the others are `ended`'s."""
-        self._trouble, self._fruitless, self._stalls = None, 0, 0
+        self._trouble, self._fruitless, self._stalls, self._full = None, 0, 0, False
         if whole:
             self._piece(None, ())
         arrived = {series for series, _ in self.arrived()} | self._wanted.begun
@@ -158,15 +159,16 @@ class Attempt:
         return self._trouble is not None or (result is not None and result.status == dimse.SUBOPERATIONS_FAILED and result.failed != 1)
 
     def _is_over(self) -> bool:
+        """True where more asking would be in vain: too much was, the PACS is out of resources, our disk takes no more, or time is up."""
+        if self._full or (self._trouble is not None and _is_refused(self._results)):
+            return True
         stalls = 1 if self._wanted.whole and not self.arrived() else _STALLS
         return self._stalls >= stalls or self._fruitless >= _FRUITLESS or bool(self._no_time())
 
     def _piece(self, series: str | None, sops: tuple[str, ...]) -> None:
-        """One C-MOVE, unless enough was asked in vain. Raises errors of scope run."""
-        if self._is_over() or (self._trouble is not None and _is_refused(self._results)):
-            return
+        """One C-MOVE and what it came to. Raises errors of scope run."""
         self._alone = sum(map(len, self.missing().values())) == 1
-        before = len(self.arrived())
+        before, turned_away = len(self.arrived()), self._source.staging.turned_away
         try:
             self.ask(series, sops)
             self._trouble = _trouble(self._results[-1], self.study)
@@ -181,6 +183,8 @@ class Attempt:
             self._source.receiver.drop(self._move_id)
         if len(self.arrived()) > before:
             self._fruitless = self._stalls = 0
+        elif self._source.staging.turned_away > turned_away:
+            self._full = True
         elif self._is_worth_halving():
             self._fruitless += 1
 

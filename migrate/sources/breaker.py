@@ -11,7 +11,7 @@ import itertools
 import threading
 from typing import TYPE_CHECKING
 
-from migrate.errors import NothingSent, SendingStopped, SourceError
+from migrate.errors import NothingSent, SendingStopped, SourceError, SourceStalled
 from migrate.model import InstanceRef, StudyRef, Wanted
 from migrate.sources import dimse_check
 from migrate.sources.attempt import Attempt
@@ -57,6 +57,8 @@ class Breaker:
             try:
                 # Not entered: another worker may be at this study, and keeps account of what comes of it.
                 Attempt(self._source, StudyRef(ref.study), Wanted(False, {ref.series: (ref.sop,)})).ask(ref.series, (ref.sop,))
+            except SourceStalled:
+                return False  # silence costs `stall_s` each time
             except SourceError as error:
                 if error.scope == "run":
                     raise

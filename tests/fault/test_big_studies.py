@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -15,8 +16,17 @@ from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.runs import configure, free_port
 
-MIB, IMAGES = int(os.environ.get("HUGE_MIB", "200")), int(os.environ.get("MANY_IMAGES", "1000"))
-_MOST_MEMORY_KIB = 300 << 10
+MIB, IMAGES = int(os.environ.get("HUGE_MIB", "100")), int(os.environ.get("MANY_IMAGES", "500"))
+_MOST_MEMORY_KIB = 200 << 10
+
+
+def memory_kib(process: subprocess.Popen[str]) -> int:
+    """The memory of its own that a process has now; pages of files that it has mapped are the system's to take back."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1])
+    return 0
 
 
 def digest(path: Path) -> bytes:
@@ -33,13 +43,15 @@ def test_it_arrives_as_it_was_sent(tmp_path: Path, faults: tuple[str, ...]) -> N
     receiver = free_port()
     with PracticePacs(Archive(1, pixels=2), destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults) as pacs:
         config = configure(tmp_path, pacs.port, receiver)
-        process = subprocess.Popen([sys.executable, "-m", "migrate", "run", "--config", str(config)], stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, said
+        words = [sys.executable, "-m", "migrate", "run", "--config", str(config)]
+        most = 0
+        with (tmp_path / "said").open("w+") as said, subprocess.Popen(words, stdout=said, stderr=said, text=True) as process:
+            while process.returncode is None:
+                most = max(most, memory_kib(process))
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.05)
+            assert process.returncode == 0, (tmp_path / "said").read_text()
         found = {path.stem: digest(path) for path in (tmp_path / "bucket").glob("studies/*/series/*/instances/*.dcm")}
         assert found == {sop: sha256 for _, _, sop, sha256 in pacs.holdings.truth()}
-        print(f"{faults}: {len(found)} images, at most {usage.ru_maxrss >> 10} MiB of memory")
-        assert usage.ru_maxrss < _MOST_MEMORY_KIB
+        print(f"{faults}: {len(found)} images, at most {most >> 10} MiB of memory")
+        assert 0 < most < _MOST_MEMORY_KIB
