@@ -17,7 +17,7 @@ from migrate.practice.studies import Archive
 from tests.runs import configure, free_port
 
 MIB, IMAGES = int(os.environ.get("HUGE_MIB", "100")), int(os.environ.get("MANY_IMAGES", "500"))
-_MOST_MEMORY_KIB = 200 << 10
+_MOST_MEMORY_KIB = 300 << 10
 
 
 def memory_kib(process: subprocess.Popen[str]) -> int:
