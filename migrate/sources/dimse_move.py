@@ -42,6 +42,7 @@ _HIDING_PATIENTS = (
     "letter beyond ASCII, is in no part and may be hidden: ask the vendor for the number of patients."
 )
 _ROOM_S = 30.0  # how long uploads may take to release the next staged file
+_FULL_S = 2.0  # a disk that takes nothing for so long is full; before that, another study's images may be on their way through it
 _UNKNOWN_HERE = "For this study the PACS does not know us as a destination (A801), though it sends others."
 
 
@@ -180,12 +181,16 @@ class DimseMove:
         with Attempt(self, study, wanted) as attempt:
             try:
                 attempt.ask_all(whole=wanted.whole)
+                taken, since = self.arrivals.total, time.monotonic()
                 while attempt.was_turned_away():
-                    taken, seen = self.arrivals.total, self.staging.turned_away
+                    seen = self.staging.turned_away
                     self._await_room()
                     attempt.ask_all(whole=False)
-                    if self.arrivals.total == taken and self.staging.turned_away > seen and self.staging.trouble:
+                    if self.arrivals.total > taken:
+                        taken, since = self.arrivals.total, time.monotonic()
+                    elif self.staging.turned_away > seen and self.staging.trouble and time.monotonic() - since > _FULL_S:
                         raise local_error(self.staging.trouble, "receiving images") from self.staging.trouble
+                    self.stopped.wait(_WAITS)
             except MoveDestinationUnknown:
                 if not self._breaker.sends(study):
                     raise
