@@ -60,9 +60,9 @@ def build(folder: Path, prefix: str = "") -> Path:
     manifest.commit([RetrieveEnded(StudyRef("1.4"), 0, "SourceIncomplete", "2 of 3 instances did not come; it's said")])
     _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     manifest.commit([InstanceVerified(item, Proof.READ_BACK) for item in proven if item.ref.study == "1.1"])  # proof raised
-    again = next(item for item in proven if item.ref.study == "1.2")
-    manifest.commit([DestinationLost(again, False, "not there", file_kept=False)])
-    _receive(manifest, [_came("1.2", int(again.ref.sop.rpartition(".")[2]))])
+    again, spoilt = [item for item in proven if item.ref.study == "1.2"][:2]
+    manifest.commit([DestinationLost(again, False, "not there", file_kept=False), DestinationLost(spoilt, True, "other bytes", file_kept=False)])
+    _receive(manifest, [_came("1.2", int(item.ref.sop.rpartition(".")[2])) for item in (again, spoilt)])  # the second one goes beside
     _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     accept(manifest, ["1.4"], "the tape is lost", "J. Doe")
     _plan(manifest, "1.6", 3)  # is on its way: expected, staged, stored
@@ -189,7 +189,8 @@ BLIND: tuple[Callable[[Path, random.Random], None], ...] = (flip, cut, byte, los
 def by_accident(folder: Path, dice: random.Random) -> str:
     """Damage one file of the dossier or one object; its name."""
     dossier, bucket = folder / "dossier", folder / "bucket"
-    files = sorted(path for path in (*dossier.rglob("*"), *bucket.rglob("studies/**/*.dcm")) if path.is_file())
+    proven = [bucket / line.partition("  ")[2] for line in (dossier / "SHA256SUMS").read_text().splitlines()]  # others are foreign
+    files = sorted(path for path in (*dossier.rglob("*"), *proven) if path.is_file())
     path = dice.choice(files)
     if path.suffix == ".dcm" and dice.random() < 0.2 and path.parent.parent.parent.name != "dossier" and bucket in path.parents:
         other = dice.choice([file for file in files if bucket in file.parents and file != path])

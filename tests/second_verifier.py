@@ -144,7 +144,7 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
     states: dict[str | None, str] = {}
     rows: dict[str | None, list[str | None]] = {}
     plans: dict[str | None, tuple[int, str]] = {}
-    conflicts = set()
+    marks = set()
     for event in tables["events.csv.gz"]:
         kind, study = str(event["kind"]), event["study"]
         if kind.removeprefix("study ") in ("found", "planned", "retrieved", "migrated", "excluded", "parked", "accepted"):
@@ -159,8 +159,8 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
         elif kind == "study listed":
             count, digest = _quoted(event["detail"] or "")
             plans[study] = (int(count or 0), str(digest))
-        elif kind == "instance conflict":
-            conflicts.add((study, event["series"], event["sop"]))
+        elif kind in ("instance conflict", "instance lies beside"):
+            marks.add((kind.split()[-1], "1", study, event["series"], event["sop"]))
     by_study = collections.defaultdict(list)
     for row in tables["instances.csv.gz"]:
         by_study[row["study"]].append(row)
@@ -176,8 +176,11 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
         demand(shown == [date, modalities, claimed, listed, attempts, error, detail], "a study's row")
         lines = [f"{row['series']}\t{row['modality'] or ''}\t{row['sop']}\n" for row in first if row["listed"] == "1"]
         demand((len(lines), hashlib.sha256("".join(lines).encode()).hexdigest()) == plans.get(uid, (0, hashlib.sha256().hexdigest())), "a plan")
-    marked = {(row["study"], row["series"], row["sop"]) for row in tables["instances.csv.gz"] if row["copy"] is None and row["conflict"] == "1"}
-    demand(marked == conflicts, "conflicts")
+    marked = {
+        (name, row[name], row["study"], row["series"], row["sop"])
+        for row in tables["instances.csv.gz"] for name in ("conflict", "beside") if row["copy"] is None and row[name] != "0"
+    }  # fmt: skip
+    demand(marked == marks, "what is in conflict, and what lies beside")
     keys = [(str(row["study"]), str(row["series"]), str(row["sop"]), row["copy"] or "") for row in tables["instances.csv.gz"]]
     demand(keys == sorted(set(keys)), "the order of instances")
 
@@ -200,13 +203,19 @@ def _leaf(entry: list[object]) -> bytes:
 
 def _tree(folder: Path, tables: dict[str, list[dict[str, str | None]]]) -> list[dict[str, str | None]]:
     proven = [row for row in tables["instances.csv.gz"] if row["proof"]]
+    prefixes = set()
+    for row in tables["instances.csv.gz"]:
+        if row["key"]:
+            tail = f"~{str(row['dataset_sha256'])[:12]}.dcm" if row["beside"] == "1" else ".dcm"
+            before, found, after = row["key"].rpartition(f"studies/{row['study']}/series/{row['series']}/instances/{row['sop']}{tail}")
+            demand(bool(found) and not after, "a key")
+            prefixes.add(before)
+    demand(len(prefixes) < 2, "one prefix for all keys")
     of_study = []
     for uid in sorted({str(row["study"]) for row in proven}):
         mine = sorted((row for row in proven if row["study"] == uid), key=lambda row: (str(row["series"]), str(row["sop"]), str(row["key"])))
         entries: list[list[object]] = []
         for row in mine:
-            tail = f"~{str(row['dataset_sha256'])[:12]}.dcm" if row["beside"] == "1" else ".dcm"
-            demand(str(row["key"]).endswith(f"studies/{uid}/series/{row['series']}/instances/{row['sop']}{tail}"), "a key")
             entries.append([uid, row["series"], row["sop"], int(row["size_bytes"] or 0), row["dataset_sha256"], row["file_sha256"], row["key"],
                             row["version"], row["proof"]])  # fmt: skip
         of_study.append(_leaf([uid, len(entries), _mth([_leaf(entry) for entry in entries]).hex()]))

@@ -11,6 +11,7 @@ import pathlib, re, sqlite3, sys, tempfile, time
 
 STATES = ("expected", "staged", "stored", "verified")
 STUDY_STATES = ("found", "planned", "retrieved", "migrated", "excluded", "parked", "accepted")
+FLAGS = {"instance conflict": "conflict", "instance lies beside": "beside"}
 OPEN, COUNTED = ("found", "planned", "retrieved", "parked"), ("studies", "instances", "bytes", "proof")
 STAGED = ("size_bytes", "dataset_sha256", "file_sha256", "crc64nvme", "pixel_crc64", "sop_class", "transfer_syntax", "notes", "staged_at")
 LEAF = ("study", "series", "sop", "size_bytes", "dataset_sha256", "file_sha256", "key", "version", "proof")
@@ -18,11 +19,11 @@ STEPS = (("staged", STAGED), ("stored", ("stored_at", "version", "checksum", "be
 ROW = ("date", "time", "modalities", "claimed_instances", "claimed_by_series", "listed_instances", "attempts", "error", "detail")
 FILES = {"verify_dossier.py", "instances.csv.gz", "events.csv.gz", "seals.csv.gz", "merkle.json", "report.json", "studies.csv"}
 HEAD, CONTENTS = ("id", "at", "run", "operator", "host", "version"), "contents.sha256"
-BESIDE, FOUND = {CONTENTS, "dossier.sig", "dossier.tsq", "dossier.tsr"}, r"'([0-9.]+)'((?:,(?:'(?:[^']|'')*'|\w+)){4})"  # five literals a study
+BESIDE, FOUND = {CONTENTS, "dossier.sig", "dossier.tsq", "dossier.tsr"}, r"'([0-9.]+)'((?:,(?:'(?:[^']|'')*'|\w+)){4})"
 SEALS_AT_ONCE = 100_000  # so many hashes are open at a time; more seals take more walks through the instances
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 TABLES = """PRAGMA journal_mode=OFF; PRAGMA cache_size=-32768; BEGIN; CREATE TABLE back(line BLOB, seal INTEGER);
-CREATE TABLE conflict(uids TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE object(key TEXT PRIMARY KEY, size INTEGER, sha256 TEXT);
+CREATE TABLE flag(uids TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE object(key TEXT PRIMARY KEY, size INTEGER, sha256 TEXT);
 CREATE TABLE study(uid TEXT PRIMARY KEY, state TEXT, listed TEXT, row TEXT) WITHOUT ROWID"""
 as_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -66,7 +67,7 @@ class Tree:
 class Check:
     def __init__(self, options, scratch):
         self.options, self.folder, self.count, self.quarantined, self.lost = options, options.dossier, 0, 0, []
-        self.seal, self.head, self.at, self.migration, self.root = 0, "", 0, None, None
+        self.seal, self.head, self.at, self.migration, self.root, self.prefixes = 0, "", 0, None, None, set()
         self.scratch = sqlite3.connect(scratch, isolation_level=None)
         self.scratch.executescript(TABLES)
 
@@ -89,9 +90,12 @@ class Check:
             now = (row["study"], row["series"], row["sop"], row["copy"] or "")
             reached, seals = STATES.index(row["state"]), [0 < int(row[f"{step}_seal"] or 0) <= self.seal for step, _ in STEPS]
             stray = {name for step, fields in STEPS[reached:] for name in (*fields, f"{step}_seal") if row[name]} - {"beside"}
-            fits = sum(seals[:reached]) == reached and bool(row["key"]) == (reached > 1) and not stray - set(STAGED if row["copy"] else ())
-            if not fits or not now > before:
-                raise ValueError(f"row {number} of instances.csv.gz ({' '.join(now)}) is out of order, or does not fit its state")
+            beside = f"~{(row['dataset_sha256'] or '')[:12]}" if row["beside"] == "1" else ""
+            name = f"studies/{row['study']}/series/{row['series']}/instances/{row['sop']}{beside}.dcm"
+            self.prefixes |= {row["key"].removesuffix(name)} if row["key"] else set()
+            keyed = (row["key"] or name).endswith(name) and len(self.prefixes) < 2 and bool(row["key"]) == (reached > 1)
+            if not keyed or sum(seals[:reached]) != reached or stray - set(STAGED if row["copy"] else ()) or not now > before:
+                raise ValueError(f"row {number} of instances.csv.gz ({' '.join(now)}) is out of order, or does not fit its state and key")
             before = now
             yield row
 
@@ -127,14 +131,14 @@ class Check:
                     if values[at] is not None:
                         uids, values_then = (study, event["series"], event["sop"], values[2] or ""), values[at + 1 : at + 1 + len(fields)]
                         self.scratch.execute("INSERT INTO back VALUES (?, ?)", (line("step", *uids, step, *values_then), int(values[at])))
-            elif kind == "instance conflict":
-                self.scratch.execute("INSERT OR IGNORE INTO conflict VALUES (?)", (f"{study} {event['series']} {event['sop']}",))
+            elif kind in FLAGS:
+                self.scratch.execute("REPLACE INTO flag VALUES (?)", (f"{FLAGS[kind]} 1 {study} {event['series']} {event['sop']}",))
             elif kind in ("study listed", "study row"):
                 self.scratch.execute(put.format(kind[6:]), (study, detail))
             elif kind[:6] == "study " and kind[6:] in STUDY_STATES:
                 self.scratch.execute(put.format("state"), (study, kind[6:]))
             for uid, row in re.findall(FOUND, detail) if kind == "studies found" else ():
-                self.scratch.execute("REPLACE INTO study(uid, state, row) VALUES (?, 'found', ?)", (uid, f"{row[1:]},NULL,NULL,0,NULL,NULL"))
+                self.scratch.execute("REPLACE INTO study(uid,state,row) VALUES (?, 'found', ?)", (uid, f"{row[1:]},NULL,NULL,0,NULL,NULL"))
 
     def steps(self):
         """(line, seal) of each step that an instance stands on, sorted, as its row has it."""
@@ -148,7 +152,7 @@ class Check:
         for number, seal in enumerate(self.rows("seals.csv.gz"), 1):
             self.seal, self.head, self.at = number, seal["sha256"], int(seal["at"])
         seals, events, before, last = enumerate(self.rows("seals.csv.gz"), 1), enumerate(self.rows("events.csv.gz"), 1), bytes(32), 0
-        event, taken = next(events, None), {0: None}
+        event, seen, taken = next(events, None), 0, {0: None}
         while taken:
             taken, said = {}, {}
             for number, seal in itertools.islice(seals, SEALS_AT_ONCE):
@@ -161,7 +165,7 @@ class Check:
                     if values[0] != event[0]:
                         raise ValueError(f"event {event[0]} is not where it belongs: {values[0]} stands there")
                     taken[number].update(f"event\t{as_json(values)}\n".encode())
-                    event = next(events, None)
+                    seen, event = event[0], next(events, None)
                 before, said[number] = bytes.fromhex(seal["sha256"]), [seal["sha256"], int(seal["steps"]), first, last]
             back = self.scratch.execute("SELECT line, seal FROM back ORDER BY line")
             for step, number in heapq.merge(self.steps(), back) if taken else ():
@@ -172,8 +176,8 @@ class Check:
                 if taken[number].hexdigest() != claimed or missing:
                     more = f", {abs(missing)} steps of instances {'missing' if missing > 0 else 'too many'}" if missing else ""
                     self.wrong(f"seal {number}", f"does not hold: it, or what it seals, was changed (events {first} to {last_of_it}{more})")
-        if event:
-            self.wrong("events.csv.gz", f"event {event[0]} and what follows are under no seal")
+        if event or seen != last:
+            self.wrong("events.csv.gz", f"is under seals up to {seen}, where {'more follow' if event else 'it ends'}; the last says {last}")
 
     def walk(self):
         """Studies with their instances: counts, what was listed, the Merkle root, the lists of checksums, the objects."""
@@ -196,11 +200,11 @@ class Check:
                 for row in rows:
                     if row["copy"] is None:
                         states[row["state"]] += 1
-                        kind = row["state"] if row["listed"] == "1" else "unexpected"
-                        if row["conflict"] == "1":
-                            kind, uids = "conflict", f"{uid} {row['series']} {row['sop']}"
-                            if not self.scratch.execute("DELETE FROM conflict WHERE uids = ?", (uids,)).rowcount:
-                                self.wrong("instances.csv.gz", f"has a conflict that the log does not have: {uids}")
+                        kind = "conflict" if row["conflict"] == "1" else row["state"] if row["listed"] == "1" else "unexpected"
+                        for flag in (flag for flag in FLAGS.values() if row[flag] != "0"):
+                            uids = f"{flag} {row[flag]} {uid} {row['series']} {row['sop']}"
+                            if not self.scratch.execute("DELETE FROM flag WHERE uids = ?", (uids,)).rowcount:
+                                self.wrong("instances.csv.gz", f"has what the log does not have: {uids}")
                         counts["instances", kind] += 1
                         counts["proof", row["proof"]] += 1
                         counts["bytes", "verified" if row["proof"] else "staged"] += int(row["state"] != "expected" and row["size_bytes"])
@@ -224,7 +228,7 @@ class Check:
                 self.wrong(f"study {uid}", f"says in studies.csv {', '.join(differing)}; the log and instances.csv.gz say {values}")
             if (logged[2] or f"0,'{hashlib.sha256().hexdigest()}'") != f"{number},'{listed.hexdigest()}'":
                 self.wrong(f"study {uid}", f"has {number} listed instances in instances.csv.gz, which are not those of the log")
-        for (uid,) in self.scratch.execute("SELECT uid FROM study UNION ALL SELECT uids FROM conflict"):
+        for (uid,) in self.scratch.execute("SELECT uid FROM study UNION ALL SELECT uids FROM flag"):
             self.wrong("studies.csv or instances.csv.gz", f"lacks what the log names: {uid}")
         if group:
             self.wrong("studies.csv", f"lacks study {group[0]}, and perhaps others")
@@ -242,11 +246,8 @@ class Check:
         print(f"{tree.leaves} studies with {leaves} proven objects; seal {self.seal}, head {self.head}, Merkle root {self.root}")
 
     def object(self, row):
-        """A proven object: its key, and itself in the folder, and in the list from the bucket."""
+        """A proven object in the folder, and in the list from the bucket."""
         key, options, truth = row["key"], self.options, (int(row["size_bytes"]), row["file_sha256"])
-        beside = f"~{row['dataset_sha256'][:12]}" if row["beside"] == "1" else ""
-        if not key.endswith(f"studies/{row['study']}/series/{row['series']}/instances/{row['sop']}{beside}.dcm"):
-            self.wrong("instances.csv.gz", f"has an object under another key than its UIDs give: {key}")
         path = (options.objects or self.folder) / key
         if options.objects and not path.is_file():
             self.wrong(key, "is missing")
