@@ -42,6 +42,7 @@ from migrate.sources import open_source
 from migrate.stages import census, work
 from migrate.stages.questions import first_windows
 from migrate.stages.selection import selection
+from migrate.stages.sweep import Sweep
 from migrate.staging import Staging
 
 _CLOSING_SWEEPS = 3
@@ -282,7 +283,7 @@ class Migration:
 
     def _judgement(self, sweep: int, rows: list[Any]) -> list[Outcome]:
         """What the windows of a sweep call for; nothing where it has come to its end."""
-        return census.judge(census.Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
+        return census.judge(Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
 
     def _moving_stages(self) -> list[Stage]:
         config = self.config

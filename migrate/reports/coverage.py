@@ -70,7 +70,7 @@ SHORTEST_RUN = 3
 _FOUND = """
 SELECT date, count(*), sum(axes & 1 = 0 AND axes <> 0 AND state <> 4), min(axes & (axes - 1) <> 0) FROM study GROUP BY date
 """
-# Windows by date that cover the sweep, as `migrate.stages.census.Sweep.roots` has them. Parts by another key answer for their root.
+# Windows by date that cover the sweep, as `migrate.stages.sweep.Sweep.roots` has them. Parts by another key answer for their root.
 _ROOTS = """
 SELECT lo, hi, state, parent IS NOT NULL, suspicion IS NOT NULL, blocks,
   EXISTS (SELECT 1 FROM window AS part WHERE part.parent = root.id AND part.part_by <> 'date' AND part.purpose <> 'again'
