@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from migrate import config
-from migrate.migration import Migration
+from migrate.jobs.migration import Migration
 
 TOML = """[migration]
 name = "census"

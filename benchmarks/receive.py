@@ -42,7 +42,7 @@ from migrate.dicom import scu
 from migrate.dicom.move import move
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.model import Received
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 from tests import dicom_peers
 from tests.dicom_peers import HOST, PeerServer
 

@@ -2,7 +2,7 @@
 
 `PACS_MIGRATE_FAILPOINT=NAME:ACTION[:NTH[+]][,...]` arms them: at the NTH time (the first, where none is given) that NAME is
 reached ACTION happens, with `+` every time from then on. Off, a point costs one look at an empty table. The name `disk` is
-reached by every operation of `migrate.disk`. Standard library only.
+reached by every operation of `migrate.staging.disk`. Standard library only.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from migrate.dicom import dimse, part10, scanner
 from migrate.dicom.upper_layer import Association, ProposedContext
 
 HOST = "127.0.0.1"
+
+# pynetdicom brings programs with DCMTK's names: in an activated virtual environment they would be found first.
+_BESIDE_PYTHON = str(Path(sys.executable).parent)
+os.environ["PATH"] = os.pathsep.join(each for each in os.environ["PATH"].split(os.pathsep) if each != _BESIDE_PYTHON)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate import config
-from migrate.migration import Migration
+from migrate.jobs.migration import Migration
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests import runs

@@ -11,7 +11,7 @@ from migrate import __version__
 from migrate.cli import deciding, listing, looking, moving, probing, proving, recovering, signing, starting, verifying
 from migrate.cli.frame import EXIT_CODES, say_error
 from migrate.errors import PacsMigrateError
-from migrate.staging import local_error
+from migrate.staging.area import local_error
 
 
 class _Ordered(click.Group):

@@ -10,11 +10,11 @@ import click
 from migrate.cli.frame import load, verb
 from migrate.config import Config
 from migrate.errors import UsageError
-from migrate.exemptions import read_exemptions, refuse
-from migrate.lists import read_list
+from migrate.jobs.migration import Migration
+from migrate.jobs.reconcile import chosen_studies
+from migrate.lists.exceptions import read_exemptions, refuse
+from migrate.lists.studies import read_list
 from migrate.manifest import decisions
-from migrate.migration import Migration
-from migrate.reconcile import chosen_studies
 
 
 @verb("retry")

@@ -10,9 +10,9 @@ import click
 from migrate.cli.frame import load, verb
 from migrate.cli.progress import Progress
 from migrate.config import Config
-from migrate.lists import read_list
-from migrate.migration import Migration
-from migrate.reconcile import FAILED, INVALID, NOT_FOUND, ONLY_MANIFEST, Comparison, Line, Result, compare
+from migrate.jobs.migration import Migration
+from migrate.jobs.reconcile import FAILED, INVALID, NOT_FOUND, ONLY_MANIFEST, Comparison, Line, Result, compare
+from migrate.lists.studies import read_list
 
 _SHOWN = 50
 

@@ -11,8 +11,8 @@ from tabulate import tabulate
 
 from migrate.cli.frame import load, verb
 from migrate.errors import UsageError
+from migrate.jobs.preflight import check as preflight
 from migrate.manifest.file import open_reader
-from migrate.preflight import check as preflight
 from migrate.reports import coverage, coverage_text, one_moment, status_text, write_dossier, write_report
 from migrate.reports import status as status_of
 

@@ -13,8 +13,8 @@ from migrate.cli.listing import add_list
 from migrate.cli.progress import Progress
 from migrate.config import Config
 from migrate.errors import PacsMigrateError, UsageError
+from migrate.jobs.migration import Migration, Watch
 from migrate.manifest.file import open_reader
-from migrate.migration import Migration, Watch
 from migrate.reports import status as status_of
 from migrate.reports import status_text
 

@@ -12,11 +12,11 @@ from tabulate import tabulate
 from migrate.cli.frame import load, verb
 from migrate.config import Config
 from migrate.errors import UsageError
-from migrate.migration import Migration
+from migrate.jobs.migration import Migration
 from migrate.model import HabitLearned
 from migrate.reports.habits import habits_page, questions, words
 from migrate.sources.dimse_probe import DimseProbe
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 
 def recorded(habits: list[HabitLearned]) -> list[HabitLearned]:

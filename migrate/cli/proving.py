@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from migrate import anchors
 from migrate.cli.frame import load, verb
 from migrate.config import Config
 from migrate.destinations import open_destination
+from migrate.evidence import anchors
+from migrate.jobs.migration import Migration
 from migrate.manifest.anchored import RESTORED, Anchor, compare, restored_detail
 from migrate.manifest.audit import Audited, Trouble
 from migrate.manifest.audit import audit as audited
 from migrate.manifest.file import open_reader
 from migrate.manifest.sealed import inclusion_proofs
-from migrate.migration import Migration
 
 
 @verb("audit", json=True)

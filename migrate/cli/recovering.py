@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from migrate.cli.frame import load, verb
-from migrate.rebuild import rebuild as make_anew
+from migrate.jobs.rebuild import rebuild as make_anew
 
 
 @verb("rebuild", json=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from migrate import signing
 from migrate.cli.frame import EXIT_CODES
 from migrate.errors import UsageError
+from migrate.evidence import signing
 
 _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 _FILE = click.Path(path_type=Path, dir_okay=False)

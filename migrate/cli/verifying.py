@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 
 from migrate.cli.frame import load, verb
-from migrate.double_check import double_check as compare_again
 from migrate.errors import UsageError
-from migrate.migration import Migration
-from migrate.sampling import Slice
-from migrate.verification import Choice, Level
-from migrate.verification import verify as verify_again
+from migrate.evidence.sampling import Slice
+from migrate.jobs.double_check import double_check as compare_again
+from migrate.jobs.migration import Migration
+from migrate.jobs.verification import Choice, Level
+from migrate.jobs.verification import verify as verify_again
 
 
 def share_of(text: str) -> Fraction:

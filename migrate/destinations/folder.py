@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from migrate.config import FolderSettings
-from migrate.disk import DISK, Disk, DurableFolders
 from migrate.errors import (
     DestinationError,
     DestinationRefused,
@@ -27,7 +26,8 @@ from migrate.errors import (
 )
 from migrate.failpoints import reach
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
-from migrate.staging import copy_into, local_error, measured
+from migrate.staging.area import copy_into, local_error, measured
+from migrate.staging.disk import DISK, Disk, DurableFolders
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {

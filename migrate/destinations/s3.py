@@ -33,7 +33,7 @@ from migrate.errors import (
     StagedFileLost,
 )
 from migrate.model import Finding, Fixity, Item, Proof, Receipt, object_key
-from migrate.staging import copy_into, hash_file, local_error, measured
+from migrate.staging.area import copy_into, hash_file, local_error, measured
 
 _CONFLICTS = 6  # 409 means "again": two puts of one key met
 _LOOKS_FIRST = "Existing keys are looked up first instead; let nobody else write under the prefix."

@@ -29,7 +29,7 @@ from migrate.dicom.wire import UpperLayerError
 from migrate.errors import PortInUse
 from migrate.failpoints import reach
 from migrate.model import is_uid
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from migrate.dicom.upper_layer import AcceptedContext, Association
 from migrate.dicom.wire import Malformed
 from migrate.errors import LocalError
 from migrate.failpoints import reach
-from migrate.incoming import BUFFER_BYTES, Incoming
 from migrate.model import InstanceRef, Received, is_uid
-from migrate.staging import Staging
+from migrate.staging.area import Staging
+from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from migrate.evidence.merkle import Tree, leaf, root_of, study_entry
 from migrate.manifest.announcements import KIND, announced
 from migrate.manifest.audit_schema import as_made, schema_of
 from migrate.manifest.audit_study import STUDY_ROW, Study, differs
 from migrate.manifest.sealed import entries, lines_taken_back, literals, quoted, rows_of
 from migrate.manifest.seals import FIRST, event_line, head_line
-from migrate.merkle import Tree, leaf, root_of, study_entry
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 
 _MOST_NAMED = 5  # studies behind one seal that does not hold

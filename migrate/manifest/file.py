@@ -18,7 +18,7 @@ from migrate.failpoints import reach
 from migrate.host import network_file_system, sync_folder, try_lock
 from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
-from migrate.staging import local_error
+from migrate.staging.area import local_error
 
 _LEAST_FREE_BYTES = 256 << 10  # SQLite's log and shared memory grow by less than that at once
 

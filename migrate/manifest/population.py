@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from migrate.evidence.sampling import Slice, Stratum
 from migrate.model import Fixity, InstanceRef, Item, Receipt, object_key
-from migrate.sampling import Slice, Stratum
 
 _PAGE = 200
 _FIXITY = "size_bytes, file_sha256, dataset_sha256, crc64nvme"

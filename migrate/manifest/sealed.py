@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from migrate.evidence.merkle import Tree, instance_entry, leaf, path, root_of, study_entry
 from migrate.manifest.seals import PROOFS, step_line
-from migrate.merkle import Tree, instance_entry, leaf, path, root_of, study_entry
 from migrate.model import InstanceRef, InstanceState, object_key
 
 _INSTANCES = """

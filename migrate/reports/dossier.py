@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from migrate.errors import DiskFailing, UsageError
-from migrate.merkle import Tree, instance_entry, study_entry
+from migrate.evidence.merkle import Tree, instance_entry, study_entry
+from migrate.evidence.signing import CONTENTS, SIGNATURE
 from migrate.reports import completeness
 from migrate.reports.bag import Objects, sha256, sums_line
 from migrate.reports.inventory import Inventory, base_uri
 from migrate.reports.moment import last_seal_ms
 from migrate.reports.status import is_complete, one_moment
 from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, SEAL_COLUMNS, Table, events, instances, seals
-from migrate.signing import CONTENTS, SIGNATURE
 
 _FILES = ("report.html", "report-anonymous.html", "report.json", "studies.csv", "exceptions.csv", "instances.csv.gz", "events.csv.gz", "seals.csv.gz", "merkle.json", "SHA256SUMS",
           "inventory.dcm", "verify_dossier.py",

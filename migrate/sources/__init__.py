@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Protocol
 
-from migrate.audit_trail import AuditTrail
+from migrate.audit_trail.delivery import AuditTrail
 from migrate.config import Config
 from migrate.model import Finding, Received, RetrieveEnded, StudyFound, StudyPlanned, StudyRef, Wanted, Window
 from migrate.sources.audited import Arrived, Audited
 from migrate.sources.dimse_move import DimseMove
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 
 class Source(Protocol):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from migrate.audit_messages import MINOR_FAILURE, Query
-from migrate.audit_trail import AuditTrail
+from migrate.audit_trail.delivery import AuditTrail
+from migrate.audit_trail.messages import MINOR_FAILURE, Query
 from migrate.dicom.identifier import encode_identifier
 from migrate.errors import PacsMigrateError
 from migrate.model import Finding, Received, RetrieveEnded, StudyFound, StudyPlanned, StudyRef, Wanted, Window

@@ -32,7 +32,7 @@ from migrate.sources.breaker import Breaker
 from migrate.sources.patients import Patients
 from migrate.sources.peers import addresses, peer_of
 from migrate.sources.places import Places
-from migrate.staging import Staging, local_error
+from migrate.staging.area import Staging, local_error
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 _MODALITY, _SERIES_COUNT, _PATIENT_ID = 0x00080060, 0x00201209, study_rows.PATIENT_ID

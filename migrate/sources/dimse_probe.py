@@ -37,7 +37,7 @@ from migrate.sources.probe_asking import (
     Row,
 )  # fmt: skip
 from migrate.sources.probe_sample import Sample
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 _QUICK_S = 8.0
 _SAMPLE, _COUNTED, _SERIES = 3, 5, 8

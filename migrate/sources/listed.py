@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from migrate.dicom.scu import FindSession, Peer
 from migrate.errors import QueryFailed, SourceError
-from migrate.lists import Entry, Key, StudyList
+from migrate.lists.studies import Entry, Key, StudyList
 from migrate.model import StudyFound
 from migrate.sources import study_rows
 

@@ -20,7 +20,7 @@ from migrate.dicom.trial import Clock
 from migrate.errors import PacsMigrateError
 from migrate.model import HabitLearned, InstanceRef, Received
 from migrate.sources.peers import addresses
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 _MOVE_S, _LATE_S = 12.0, 2.0
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from migrate.disk import Disk
+from migrate.staging.disk import Disk
 
 Tree = frozenset[tuple[str, bytes | None]]
 """What lies on the disk: files with their bytes, folders with None, by path below the simulated root."""

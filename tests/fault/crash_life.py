@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
-from migrate import destinations, migration
+from migrate import destinations
 from migrate.config import Config, FolderSettings, load
 from migrate.destinations.folder import Folder
-from migrate.disk import DISK, Disk
 from migrate.errors import PacsMigrateError
+from migrate.jobs import migration
 from migrate.manifest import Effects, Manifest
 from migrate.model import (
     InstanceRef,
@@ -41,7 +41,8 @@ from migrate.model import (
     Window,
     object_key,
 )
-from migrate.staging import Staging
+from migrate.staging.area import Staging
+from migrate.staging.disk import DISK, Disk
 from tests.fault.crash_disk import Cache, RecordingDisk, Tree, materialised
 from tests.runs import configure
 

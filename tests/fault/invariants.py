@@ -10,7 +10,7 @@ from pathlib import Path
 
 from migrate.dicom.part10 import read_header
 from migrate.model import InstanceRef, object_key
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 Truth = Mapping[tuple[str, str, str], bytes]
 """SHA-256 of each data set by its three UIDs, as the generator knows them."""

@@ -20,7 +20,7 @@ from migrate.dicom import dimse, negotiation
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.upper_layer import Association, ProposedContext, Rejected, UpperLayerError
 from migrate.model import Received
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 from tests.dicom_peers import HOST, store
 
 CT = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"

@@ -18,18 +18,19 @@ from unittest.mock import patch
 import pytest
 from awscrt.checksums import crc64nvme
 
-from migrate import pipeline, staging
+from migrate import pipeline
 from migrate.destinations import shared_destination
 from migrate.destinations.folder import Folder
-from migrate.disk import DurableFolders
 from migrate.errors import StagedFileLost
+from migrate.jobs.migration import Migration
 from migrate.manifest import Manifest, studies
 from migrate.manifest.queue import Queue
-from migrate.migration import Migration
 from migrate.model import Fixity, InstanceStaged, InstanceState, InstanceStored, InstanceVerified, Proof, Receipt, RetrieveEnded
 from migrate.pipeline import Pipeline
 from migrate.stages import work
-from migrate.staging import Staging, hash_file
+from migrate.staging import area as staging
+from migrate.staging.area import Staging, hash_file
+from migrate.staging.disk import DurableFolders
 from tests.fault.crash_life import UNLISTED, broken
 
 

@@ -25,7 +25,7 @@ from migrate.dicom.scu import Peer, echo
 from migrate.dicom.tls import public_key
 from migrate.errors import ConfigError, SourceUnreachable
 from migrate.model import Received
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 from tests.dicom_peers import HOST, free_port, orthanc, run
 from tests.integration.test_real_peers import archive_files
 from tests.runs import called, configure

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from migrate.audit_trail import open_trail
+from migrate.audit_trail.delivery import open_trail
 from migrate.config import load
 from migrate.dicom.identifier import decode_identifier
 from migrate.errors import ConfigError, DiskFailing

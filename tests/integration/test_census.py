@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migrate.migration import Migration
+from migrate.jobs.migration import Migration
 from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive

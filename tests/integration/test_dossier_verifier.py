@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from migrate import signing
+from migrate.evidence import signing
 from tests import damaged, second_verifier
 
 DAMAGES = int(os.environ.get("DOSSIER_DAMAGES", "100"))

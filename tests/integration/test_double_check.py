@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from migrate.double_check import Found, Original, judge
+from migrate.evidence.sampling import Stratum
+from migrate.jobs.double_check import Found, Original, judge
 from migrate.model import Item
 from migrate.practice.studies import Archive
-from migrate.sampling import Stratum
 from tests import filled
 from tests.runs import changing, command, data_sets, here, left_over
 

@@ -23,7 +23,7 @@ from migrate.dicom.receiver import Receiver, ReceiverSettings, is_storage_class
 from migrate.dicom.upper_layer import Aborted, Association, Lost, ProposedContext, Rejected
 from migrate.errors import DiskFull, PortInUse
 from migrate.model import Received, Rolled
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 from tests import dicom_peers
 from tests.dicom_peers import HOST, run
 

@@ -21,7 +21,7 @@ from migrate.dicom.move import MoveResult, move
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.model import Received
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 from tests import dicom_peers
 from tests.dicom_peers import HOST, PeerServer
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from migrate import signing
 from migrate.errors import ProgramMissing, UsageError
+from migrate.evidence import signing
 from migrate.manifest.file import open_reader
 from migrate.reports import write_dossier
 from tests.filled import fresh_manifest, migrated, swept

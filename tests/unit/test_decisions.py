@@ -11,7 +11,7 @@ from migrate.cli import cli
 from migrate.config import load
 from migrate.destinations import open_destination
 from migrate.errors import UsageError
-from migrate.exemptions import Row, read_exemptions, refuse
+from migrate.lists.exceptions import Row, read_exemptions, refuse
 from migrate.manifest import Manifest, decisions
 from migrate.model import RetrieveEnded, StudyRef, StudyState, Window, WindowAnswered, WindowJudged, WindowsPlanned
 from tests.filled import fresh_manifest, planned, swept

@@ -7,9 +7,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LEVELS = {
-    "errors": 0, "failpoints": 0, "host": 0, "disk": 0, "incoming": 1, "model": 0, "config": 0, "lists": 1, "merkle": 0, "sampling": 1, "audit_messages": 1, "audit_trail": 2, "signing": 1, "staging": 1, "dicom": 1, "dicom.storing": 2, "dicom.receiver": 2, "dicom.scu": 2,
-    "dicom.move": 2, "dicom.trial": 2, "manifest": 3, "sources": 3, "destinations": 3, "pipeline": 3, "stages": 4, "reports": 4, "practice": 4, "anchors": 4, "reconcile": 5, "rebuild": 6, "migration": 5, "verification": 5, "double_check": 5, "exemptions": 5,
-    "preflight": 6, "cli": 7, "__main__": 8,
+    "errors": 0, "failpoints": 0, "host": 0, "model": 0, "config": 0,
+    "staging": 1, "dicom": 1, "lists": 1, "evidence": 1, "audit_trail": 1,
+    "dicom.storing": 2, "dicom.receiver": 2, "dicom.scu": 2, "dicom.move": 2, "dicom.trial": 2,
+    "pipeline": 3, "sources": 3, "destinations": 3, "manifest": 3,
+    "stages": 4, "reports": 4, "practice": 4, "evidence.anchors": 4,
+    "jobs": 5, "lists.exceptions": 5,
+    "cli": 6, "__main__": 7,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import UsageError
-from migrate.lists import Key, StudyList, read_list
+from migrate.lists.studies import Key, StudyList, read_list
 
 A, B, C = "1.2.840.113619.2.1", "1.2.840.113619.2.2", "2.25.329800735698586629295641978511506172918"
 

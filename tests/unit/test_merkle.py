@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from migrate.merkle import EMPTY, Tree, climbed, leaf, path, root_of
+from migrate.evidence.merkle import EMPTY, Tree, climbed, leaf, path, root_of
 
 
 def defined_root(entries: list[bytes]) -> bytes:

@@ -12,7 +12,7 @@ from migrate.errors import DiskFailing
 from migrate.manifest import Manifest
 from migrate.model import InstanceRef, Received, RetryPolicy
 from migrate.pipeline import Pipeline
-from migrate.staging import Staging, hash_file
+from migrate.staging.area import Staging, hash_file
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from migrate.evidence.sampling import Slice, Stratum
 from migrate.manifest import Manifest
 from migrate.manifest.population import Population
 from migrate.model import RetrieveEnded, StudyRef
 from migrate.reports.tables import INSTANCE_COLUMNS, instances
-from migrate.sampling import Slice, Stratum
 from tests.filled import came, fresh_manifest, migrated, planned, proven, received, swept
 
 KEY, PROOF = (INSTANCE_COLUMNS.index(name) for name in ("key", "proof"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.sampling import Draw, Slice, Stratum, allocate, effective, percent, upper_limit
+from migrate.evidence.sampling import Draw, Slice, Stratum, allocate, effective, percent, upper_limit
 
 STRATA = st.dictionaries(
     st.builds(Stratum, st.sampled_from(["1999", "2020", "undated"]), st.sampled_from(["CT", "MR", "none"])), st.integers(1, 60), min_size=1

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from migrate.errors import DiskFailing, LocalError
-from migrate.incoming import HELD_BYTES, Incoming
 from migrate.model import Fixity, InstanceRef, Rolled
-from migrate.staging import Staging
+from migrate.staging.area import Staging
+from migrate.staging.incoming import HELD_BYTES, Incoming
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
 CONTENT = random.Random(5).randbytes(12 << 20)

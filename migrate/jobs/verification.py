@@ -14,18 +14,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migrate import sampling
 from migrate.destinations import shared_destination
 from migrate.errors import Interrupted, PacsMigrateError
+from migrate.evidence import sampling
+from migrate.evidence.sampling import Draw, Slice, Stratum
 from migrate.host import stop_signals
 from migrate.manifest.population import Population
 from migrate.model import DestinationLost, InstanceVerified, Item, Noted, Outcome, Proof
 from migrate.pipeline import Pipeline, Stage
-from migrate.sampling import Draw, Slice, Stratum
 from migrate.stages import checking
 
 if TYPE_CHECKING:
-    from migrate.migration import Migration
+    from migrate.jobs.migration import Migration
 
 VERIFIED = "destination verified"
 """The kind of the events that hold results."""

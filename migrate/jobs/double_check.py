@@ -17,22 +17,22 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from migrate import sampling
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, PacsMigrateError
+from migrate.evidence import sampling
+from migrate.evidence.sampling import Stratum
 from migrate.host import stop_signals
+from migrate.jobs.verification import Choice, drawn
 from migrate.manifest.population import Population
 from migrate.model import InstanceRef, Item, Noted, Outcome, Received, StudyRef, Wanted
 from migrate.pipeline import Pipeline, Stage
-from migrate.sampling import Stratum
 from migrate.sources import open_source
 from migrate.sources.probe_sample import differing_tags
 from migrate.stages.checking import Handout
-from migrate.staging import SCRATCH, Staging, hash_file
-from migrate.verification import Choice, drawn
+from migrate.staging.area import SCRATCH, Staging, hash_file
 
 if TYPE_CHECKING:
-    from migrate.migration import Migration
+    from migrate.jobs.migration import Migration
 
 COMPARED = "source compared"
 """The kind of the events that hold results."""

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from migrate import anchors, reconcile
-from migrate.audit_trail import AuditTrail, open_trail
+from migrate.audit_trail.delivery import AuditTrail, open_trail
 from migrate.config import Config, clear_text
 from migrate.destinations import close_shared, open_destination, shared_destination
 from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrateError, SourceError, UsageError
+from migrate.evidence import anchors
 from migrate.failpoints import reach
 from migrate.host import stop_signals
-from migrate.lists import StudyList
+from migrate.jobs import reconcile
+from migrate.lists.studies import StudyList
 from migrate.manifest import Effects, Lock, Manifest, Queue
 from migrate.manifest.file import now_ms
 from migrate.manifest.listed import count_listed, list_window, standings
@@ -43,7 +44,7 @@ from migrate.stages import census, work
 from migrate.stages.questions import first_windows
 from migrate.stages.selection import selection
 from migrate.stages.sweep import Sweep
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 _CLOSING_SWEEPS = 3
 _MOVING = ("run", "demo", "verify", "double-check", "restore-manifest", "rebuild")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.errors import UsageError
-from migrate.lists import plain, read_text, rows
+from migrate.lists.studies import plain, read_text, rows
 from migrate.manifest.decisions import REASONS, Exempted, Signature
 from migrate.model import is_uid
 

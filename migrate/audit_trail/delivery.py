@@ -18,7 +18,7 @@ import time
 from collections import deque
 from typing import Any, Protocol
 
-from migrate.audit_messages import (
+from migrate.audit_trail.messages import (
     APPLICATION,
     APPLICATION_ACTIVITY,
     BEGIN_TRANSFERRING,
@@ -39,7 +39,7 @@ from migrate.audit_messages import (
 )
 from migrate.config import AuditSettings, Config
 from migrate.dicom.tls import HandshakeFailed, context, shake_hands, wrap
-from migrate.staging import local_error
+from migrate.staging.area import local_error
 
 log = logging.getLogger(__name__)
 

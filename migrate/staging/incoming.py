@@ -9,8 +9,8 @@ from pathlib import Path
 
 from awscrt.checksums import crc64nvme
 
-from migrate.disk import DISK, Disk
 from migrate.model import Rolled
+from migrate.staging.disk import DISK, Disk
 
 HELD_BYTES = 1 << 20
 BUFFER_BYTES = 2 * HELD_BYTES

@@ -19,7 +19,7 @@ from migrate.model import Finding, HabitLearned, Received
 from migrate.reports.habits import words
 from migrate.sources import Source, open_source
 from migrate.sources.dimse_probe import DimseProbe
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 _EXIT_CODES = {"config": 2, "source": 20, "destination": 21, "local": 22}
 _SOUND_SQLITE = (3, 51, 3)

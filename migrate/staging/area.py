@@ -23,12 +23,12 @@ from pathlib import Path
 
 from awscrt.checksums import crc64nvme
 
-from migrate.disk import DISK, Disk, DurableFolders
 from migrate.errors import DiskFailing, DiskFull, LocalError
 from migrate.failpoints import reach
 from migrate.host import is_open_to_others
-from migrate.incoming import BUFFER_BYTES, Incoming
 from migrate.model import Fixity, InstanceRef, Rolled
+from migrate.staging.disk import DISK, Disk, DurableFolders
+from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
 SCRATCH = "again"
 """Folder below staging for what is retrieved again only to be compared; whatever a killed command leaves there may go."""

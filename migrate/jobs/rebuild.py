@@ -20,15 +20,15 @@ from typing import Any
 
 from awscrt.checksums import crc64nvme
 
-from migrate import anchors
 from migrate.config import Config
 from migrate.destinations import shared_destination
 from migrate.dicom.part10 import read_header
 from migrate.dicom.scanner import scan_file
 from migrate.errors import Interrupted, ObjectMissing, UsageError
+from migrate.evidence import anchors
 from migrate.host import stop_signals
+from migrate.jobs.migration import Migration
 from migrate.manifest.anchored import NO_HEAD, RESTORED, restored_detail
-from migrate.migration import Migration
 from migrate.model import (
     DestinationLost,
     Fixity,
@@ -46,7 +46,7 @@ from migrate.model import (
     is_uid,
     object_key,
 )
-from migrate.staging import Staging
+from migrate.staging.area import Staging
 
 _KEY = re.compile(r"studies/([0-9.]{1,64})/series/([0-9.]{1,64})/instances/([0-9.]{1,64})(?:~([0-9a-f]{12}))?\.dcm\Z")
 _PIECE_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from typing import Any
 
 from migrate.config import Config
 from migrate.errors import UsageError
-from migrate.lists import Entry, Key, StudyList
+from migrate.lists.studies import Entry, Key, StudyList
 from migrate.manifest import Queue
 from migrate.manifest.listed import Standing, standings
 from migrate.model import StudyState

@@ -19,13 +19,13 @@ from pathlib import Path
 from migrate.config import Config
 from migrate.destinations import Destination
 from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, PacsMigrateError, UsageError
+from migrate.evidence.signing import signature
 from migrate.failpoints import reach
 from migrate.host import sync_folder
 from migrate.manifest import Lock
 from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds
 from migrate.manifest.file import open_reader
-from migrate.signing import signature
-from migrate.staging import hash_file, local_error
+from migrate.staging.area import hash_file, local_error
 
 log = logging.getLogger(__name__)
 

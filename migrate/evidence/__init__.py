@@ -1,0 +1,1 @@
+"""What makes a record checkable by others: hash trees, samples, anchors, signatures."""

@@ -1,0 +1,1 @@
+"""What a verb sets going: the whole job, and what looks at its result again."""

@@ -1,0 +1,1 @@
+"""Files that people hand in: lists of studies, lists of accepted exceptions."""
