@@ -247,8 +247,9 @@ class Pipeline:
                 if self.stopping.is_set():
                     raise Interrupted("Stopped; everything that was finished is on record.")
                 self._wake.clear()
+                under_way = any(stage.busy for stage in stages)  # looked at first: what ends while stages are asked may have made more ready
                 started = sum(self._offer(stage, pools[stage.name]) for stage in stages)
-                if not started and not any(stage.busy for stage in stages):
+                if not started and not under_way:
                     pauses = [stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None]
                     waits = [wait for wait in (*pauses, next_due_s()) if wait is not None]
                     if not waits:

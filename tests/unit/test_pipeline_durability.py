@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Hashable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import pytest
 
 from migrate.errors import DiskFailing
 from migrate.manifest import Manifest
-from migrate.model import InstanceRef, Received, RetryPolicy
-from migrate.pipeline import Pipeline
+from migrate.model import InstanceRef, Outcome, Received, RetryPolicy
+from migrate.pipeline import Pipeline, Stage
 from migrate.staging.area import Staging, hash_file
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
@@ -78,3 +79,33 @@ def test_what_the_disk_spoilt_is_refused_and_ends_the_run(bench: Bench) -> None:
         bench.pipeline.drain()
     assert bench.rows() == []
     assert list(bench.staging.ready.rglob("*.dcm")) == []
+
+
+def test_what_ends_while_stages_are_asked_does_not_end_the_run(bench: Bench) -> None:
+    """The first job is committed between two stages' turns of being asked, when nothing seems ready or under way: the second job is done all the same."""
+    done: list[int] = []
+    rounds: list[bool] = []
+    asked = threading.Event()
+
+    def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, int]]:
+        if len(done) < 2 and not busy:
+            yield len(done), len(done)
+
+    def work(job: int) -> list[Outcome]:
+        assert asked.wait(10)
+        done.append(job)
+        return []
+
+    def asked_later(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, int]]:
+        rounds.append(bool(first.busy))
+        if rounds[-2:] == [True, True]:
+            asked.set()
+        while asked.is_set() and first.busy:  # the first stage was passed over, being busy; when this ends, it no longer is
+            bench.pipeline.commit_now([])
+        yield from ()
+
+    first = Stage("first", ready, work, 1)
+    bench.pipeline.start()
+    bench.pipeline.run([first, Stage("second", asked_later, work, 1)], next_due_s=lambda: None)
+    bench.pipeline.close()
+    assert done == [0, 1]
