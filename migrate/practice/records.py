@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from migrate.practice.encoding import EXPLICIT_LE, IMPLICIT_LE
-
-if TYPE_CHECKING:
-    from migrate.practice.studies import Archive
 
 JPEG_BASELINE, JPEG_LOSSLESS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70"
 JPEG_2000 = "1.2.840.10008.1.2.4.90"
@@ -81,6 +79,24 @@ class SeriesRecord:
     instances: tuple[InstanceRecord, ...]
 
 
+Shape = tuple[tuple[str, int], ...]
+"""The kind and the number of images of each series."""
+
+
+class Maker(Protocol):
+    """What makes up studies: what a record asks of its archive."""
+
+    seed: int
+    root: str
+
+    def day_of(self, number: int) -> str: ...
+    def shape_of(self, number: int) -> Shape: ...
+    def birth_date(self, patient: int) -> str: ...
+    def dice(self, number: int, what: str, below: int) -> int: ...
+    def numbered(self, numbers: range) -> Iterator[StudyRecord]: ...
+    def of_patient(self, start: str, whole: bool = False) -> range: ...
+
+
 class StudyRecord:
     """A study as an archive's database knows it: everything is computed when it is first asked for.
 
@@ -91,7 +107,7 @@ class StudyRecord:
 
     claimed_off_by: int | None = 0
 
-    def __init__(self, archive: Archive, number: int, **known: object) -> None:
+    def __init__(self, archive: Maker, number: int, **known: object) -> None:
         self._archive, self.number = archive, number
         self.uid = f"{archive.root}.{number}"
         self.patient = number // 2  # two studies each
@@ -118,7 +134,7 @@ class StudyRecord:
         return f"{second // 3600:02}{second // 60 % 60:02}{second % 60:02}"
 
     @cached_property
-    def shape(self) -> tuple[tuple[str, int], ...]:
+    def shape(self) -> Shape:
         return self._archive.shape_of(self.number)
 
     @cached_property

@@ -14,16 +14,12 @@ from functools import lru_cache
 from migrate.practice.days import Days
 from migrate.practice.encoding import Element
 from migrate.practice.objects import make_dataset
-from migrate.practice.records import KINDS, InstanceRecord, SeriesRecord, StudyRecord
+from migrate.practice.records import KINDS, InstanceRecord, SeriesRecord, Shape, StudyRecord
 
 UID_ROOT = "2.25.91748260315564820017364528190"
 
 EMPTY, UNDATED = 4, 7
 """The numbers of the study without images and of the one without a date (in archives of ten studies or more)."""
-
-
-Shape = tuple[tuple[str, int], ...]
-"""The kind and the number of images of each series."""
 
 
 class Archive:

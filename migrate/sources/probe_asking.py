@@ -36,44 +36,51 @@ class Asking:
     """What has been learned and seen so far, and the association to ask over."""
 
     def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self._clock = Clock(TOTAL_S)
-        self._habits: dict[str, HabitLearned] = {}
-        self._questioner: Questioner | None = None
-        self._base: Row = {}  # keys without which the PACS answers nothing
-        self._seen: dict[str, Row] = {}  # STUDY rows by UID, of all answers
+        self.peer = peer
+        self.clock = Clock(TOTAL_S)
+        self.habits: dict[str, HabitLearned] = {}
+        self.questioner: Questioner | None = None
+        self.base: Row = {}  # keys without which the PACS answers nothing
+        self.baseline = Answer()  # of the question without a key
+        self.seen: dict[str, Row] = {}  # STUDY rows by UID, of all answers
 
-    def _learn(self, name: str, value: str, detail: str) -> None:
-        self._habits[name] = HabitLearned(name, value, detail)
+    def learn(self, name: str, value: str, detail: str) -> None:
+        """Note a habit; the last that is said of it counts."""
+        self.habits[name] = HabitLearned(name, value, detail)
 
-    def _told(self) -> list[HabitLearned]:
+    def told(self) -> list[HabitLearned]:
+        """All habits in the order of `NAMES`."""
         missing = "It could not be told: the PACS shows too little, or did not answer in time."
-        return [self._habits.get(name) or HabitLearned(name, "unknown", missing) for name in NAMES]
+        return [self.habits.get(name) or HabitLearned(name, "unknown", missing) for name in NAMES]
 
-    def _ask(
+    def ask(
         self, level: Level, keys: Mapping[int, str], wanted: Sequence[int] = WANTED, *, most: int = FEW, limit_s: float = QUESTION_S,
         cancel_after: int | None = None, again: bool = False,
     ) -> Answer:  # fmt: skip
         """One question; once more where its answer was spoilt."""
-        assert self._questioner is not None
-        answer = self._questioner.ask(level, {**self._base, **keys}, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after)
+        assert self.questioner is not None
+        answer = self.questioner.ask(level, {**self.base, **keys}, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after)
         for name, happened, text in (("breaks_off", answer.broken, "Answers break off."), ("unreadable_rows", answer.unreadable, "Some rows cannot be decoded.")):
             if happened:
-                self._learn(name, "yes", text)
-            elif answer.whole and name not in self._habits:
-                self._learn(name, "no", "Answers come to their end." if name == "breaks_off" else "All rows can be decoded.")
+                self.learn(name, "yes", text)
+            elif answer.whole and name not in self.habits:
+                self.learn(name, "no", "Answers come to their end." if name == "breaks_off" else "All rows can be decoded.")
         if (answer.broken or answer.unreadable) and not again:
-            return self._ask(level, keys, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after, again=True)
+            return self.ask(level, keys, wanted, most=most, limit_s=limit_s, cancel_after=cancel_after, again=True)
         if answer.saw_ff01:
-            self._learn("ff01", "yes", "Rows come with FF01: some optional keys are not supported.")
-        elif answer.rows and "ff01" not in self._habits:
-            self._learn("ff01", "no", "Rows come with FF00.")
+            self.learn("ff01", "yes", "Rows come with FF01: some optional keys are not supported.")
+        elif answer.rows and "ff01" not in self.habits:
+            self.learn("ff01", "no", "Rows come with FF00.")
         if answer.padded:
-            self._learn("padded_uids", "yes", "UIDs come with spaces or superfluous NULs behind them.")
-        elif answer.padded is False and "padded_uids" not in self._habits:
-            self._learn("padded_uids", "no", "UIDs come as they should.")
+            self.learn("padded_uids", "yes", "UIDs come with spaces or superfluous NULs behind them.")
+        elif answer.padded is False and "padded_uids" not in self.habits:
+            self.learn("padded_uids", "no", "UIDs come as they should.")
         if level == "STUDY":
             for row in answer.rows:
                 if is_uid(row.get(STUDY, "")):
-                    self._seen.setdefault(row[STUDY], row)
+                    self.seen.setdefault(row[STUDY], row)
         return answer
+
+    def patient_key(self, uid: str) -> Row:
+        """The PatientID that a question about this study has to name, if any."""
+        return {PATIENT: self.seen[uid].get(PATIENT, "") or self.base[PATIENT]} if self.base else {}
