@@ -2,6 +2,7 @@
 
 from migrate.manifest.file import Lock
 from migrate.manifest.queue import Queue
-from migrate.manifest.store import Effects, Manifest
+from migrate.manifest.store import Manifest
+from migrate.manifest.writer import Effects
 
 __all__ = ["Effects", "Lock", "Manifest", "Queue"]

@@ -7,13 +7,11 @@ one that its event does not name.
 from __future__ import annotations
 
 import functools
+import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.manifest.sealed import literals, quoted
-
-if TYPE_CHECKING:
-    from migrate.manifest.store import Manifest
 
 KIND = "studies found"
 AT_ONCE = 250
@@ -24,11 +22,10 @@ AsFound = tuple[str, str | None, str | None, str, int | None]
 _often = functools.lru_cache(2000)(quoted)  # dates, modalities and counts repeat
 
 
-def announce(manifest: Manifest, studies: Iterable[AsFound], at_ms: int) -> int:
+def announce(connection: sqlite3.Connection, run_id: int, studies: Iterable[AsFound], at_ms: int) -> int:
     """Log that these are found, `AT_ONCE` at most; the event's number, which is to stand in their rows, added in this transaction."""
-    cursor = manifest.execute(
-        "INSERT INTO event(at, run_id, kind, detail) VALUES (?, ?, ?, ?)", at_ms, manifest.run_id, KIND, ",".join(map(_quoted, studies))
-    )
+    row = (at_ms, run_id, KIND, ",".join(map(_quoted, studies)))
+    cursor = connection.execute("INSERT INTO event(at, run_id, kind, detail) VALUES (?, ?, ?, ?)", row)
     return int(cursor.lastrowid or 0)
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.manifest.file import now_ms
+from migrate.manifest.writer import Writer
 from migrate.model import Fixity, InstanceRef, InstanceState, Item, Received, is_uid
 
-if TYPE_CHECKING:
-    from migrate.manifest.store import Manifest
 
-
-def staged(manifest: Manifest, received: Received, fixity: Fixity) -> None:
+def staged(manifest: Writer, received: Received, fixity: Fixity) -> None:
     """Attribute a durable file by its UIDs, whoever asked for it."""
     ref = received.ref
     if ref is None:
@@ -46,12 +44,12 @@ def staged(manifest: Manifest, received: Received, fixity: Fixity) -> None:
         _second(manifest, received, fixity, ref, series_id)
 
 
-def _is_kept(manifest: Manifest, series_id: int, sop: str, digest: bytes) -> bool:
+def _is_kept(manifest: Writer, series_id: int, sop: str, digest: bytes) -> bool:
     sql = "SELECT 1 FROM copy WHERE series_id = ? AND sop_uid = ? AND dataset_sha256 = ?"
     return manifest.execute(sql, series_id, sop, digest).fetchone() is not None
 
 
-def _first(manifest: Manifest, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
+def _first(manifest: Writer, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
     now, notes = now_ms(), ",".join(received.notes) or None
     columns = {
         "state": int(InstanceState.STAGED), "sop_class_id": manifest.name_id(received.sop_class),
@@ -71,7 +69,7 @@ def _first(manifest: Manifest, received: Received, fixity: Fixity, ref: Instance
                            syntax=received.transfer_syntax, notes=notes)  # fmt: skip
 
 
-def _second(manifest: Manifest, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
+def _second(manifest: Writer, received: Received, fixity: Fixity, ref: InstanceRef, series_id: int) -> None:
     row = manifest.one(
         "SELECT state FROM copy WHERE series_id = ? AND sop_uid = ? AND dataset_sha256 = ?",
         series_id,
@@ -94,7 +92,7 @@ def _second(manifest: Manifest, received: Received, fixity: Fixity, ref: Instanc
     manifest.execute("UPDATE instance SET conflict = 1 WHERE series_id = ? AND sop_uid = ?", series_id, ref.sop)
 
 
-def _quarantined(manifest: Manifest, received: Received, fixity: Fixity) -> None:
+def _quarantined(manifest: Writer, received: Received, fixity: Fixity) -> None:
     study, series, sop = (uid if is_uid(uid) else None for uid in received.claimed)
     manifest.execute(
         "INSERT OR IGNORE INTO quarantine(study_uid, series_uid, sop_uid, file, reason, claimed, size_bytes, file_sha256, received_at) "

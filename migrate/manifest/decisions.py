@@ -6,16 +6,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.errors import UsageError
 from migrate.manifest import settlement, studies, windows
 from migrate.manifest.file import now_ms
+from migrate.manifest.store import Manifest
 from migrate.model import StudyState, is_uid
-
-if TYPE_CHECKING:
-    from migrate.manifest.store import Manifest
-
 
 REASONS = {
     "vanished-at-source": "the PACS no longer has it",

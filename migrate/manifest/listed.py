@@ -6,13 +6,10 @@ import json
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from migrate.manifest.file import now_ms
+from migrate.manifest.store import Manifest
 from migrate.model import StudyState
-
-if TYPE_CHECKING:
-    from migrate.manifest.store import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +29,13 @@ def list_window(manifest: Manifest) -> int:
     with manifest.transaction():
         sweep = manifest.one("SELECT coalesce(max(sweep), 1) FROM window")[0]
         row = manifest.one("SELECT id FROM window WHERE sweep = ? AND axis = 'list'", sweep)
-        if row is None:
-            cursor = manifest.execute(
-                "INSERT INTO window(sweep, axis, purpose, state, row_count, study_count, answered_at) VALUES (?, 'list', 'look', 1, 0, 0, ?)",
-                sweep, now_ms(),
-            )  # fmt: skip
-            row = (int(cursor.lastrowid or 0),)
-    return row[0]
+        if row is not None:
+            return int(row[0])
+        cursor = manifest.execute(
+            "INSERT INTO window(sweep, axis, purpose, state, row_count, study_count, answered_at) VALUES (?, 'list', 'look', 1, 0, 0, ?)",
+            sweep, now_ms(),
+        )  # fmt: skip
+    return int(cursor.lastrowid or 0)
 
 
 def count_listed(manifest: Manifest, window_id: int) -> None:
@@ -52,7 +49,9 @@ def count_listed(manifest: Manifest, window_id: int) -> None:
 
 def standings(connection: sqlite3.Connection, uids: Collection[str] | None = None) -> dict[str, Standing]:
     """Where these studies (or all) stand, by UID; those that are not known are left out."""
-    query, values = "SELECT uid, state, error, detail FROM study", ()
-    if uids is not None:
-        query, values = f"{query} WHERE uid IN (SELECT value FROM json_each(?))", (json.dumps(list(uids)),)  # type: ignore[assignment]
-    return {uid: Standing(StudyState(state), error, detail) for uid, state, error, detail in connection.execute(query, values)}
+    query = "SELECT uid, state, error, detail FROM study"
+    if uids is None:
+        rows = connection.execute(query)
+    else:
+        rows = connection.execute(f"{query} WHERE uid IN (SELECT value FROM json_each(?))", (json.dumps(list(uids)),))
+    return {uid: Standing(StudyState(state), error, detail) for uid, state, error, detail in rows}

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import sqlite3
+from typing import Any
 
+from migrate.manifest.writer import Writer
 from migrate.model import StudyState
-
-if TYPE_CHECKING:
-    import sqlite3
-
-    from migrate.manifest.store import Manifest
 
 _S = StudyState
 
@@ -47,13 +44,13 @@ def covered(connection: sqlite3.Connection, study_id: int) -> set[str] | None:
     return {entry for (covers,) in rows for entry in json.loads(covers)} if rows else None
 
 
-def settle(manifest: Manifest, study_id: int) -> None:
+def settle(manifest: Writer, study_id: int) -> None:
     """Take the steps that the rows of a study allow, until it rests."""
     while _step(manifest, study_id):
         pass
 
 
-def _step(manifest: Manifest, study_id: int) -> bool:
+def _step(manifest: Writer, study_id: int) -> bool:
     row: tuple[Any, ...] = manifest.one("SELECT state, retrieve_ended, uid, stage, confirmed FROM study WHERE id = ?", study_id)
     state, ended, uid, stage, confirmed = row
     expected, under_way = manifest.one(

@@ -1,14 +1,12 @@
-"""The only writer of the manifest: `commit` turns facts into rows, one transaction a batch."""
+"""The only writer of the manifest: `commit` turns facts into rows, one transaction a batch; `writer` has the means."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import socket
 import sqlite3
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -16,14 +14,12 @@ from migrate import __version__
 from migrate.errors import LawBroken
 from migrate.failpoints import reach
 from migrate.manifest import arrivals, settlement, studies, windows
-from migrate.manifest.announcements import announce
-from migrate.manifest.file import claim_identity, disk_error, now_ms, open_writer, telling_disk
-from migrate.manifest.seals import Sealer
+from migrate.manifest.file import claim_identity, disk_error, now_ms, telling_disk
+from migrate.manifest.writer import Effects, Writer
 from migrate.model import (
     DestinationLost,
     Failed,
     HabitLearned,
-    InstanceRef,
     InstanceStaged,
     InstanceState,
     InstanceStored,
@@ -37,8 +33,6 @@ from migrate.model import (
     StudyConfirmed,
     StudyFound,
     StudyPlanned,
-    StudyRef,
-    StudyState,
     WindowAnswered,
     WindowAsked,
     WindowFailed,
@@ -58,53 +52,17 @@ _NOTHING = (
 )
 
 
-@dataclass
-class Effects:
-    """What may be done on the disk once the batch is committed."""
-
-    release: list[Item] = field(default_factory=list)  # proven: the staged file may go
-    drop: list[tuple[Path, int]] = field(default_factory=list)  # repeats that no row needs
-
-
-class Manifest:
+class Manifest(Writer):
     """The open manifest of a running command. Not thread-safe: one thread commits.
 
     Raises what `open_writer` and `claim_identity` raise.
     """
 
     def __init__(self, path: Path, *, identity: dict[str, str], policy: RetryPolicy, create: bool = True) -> None:
-        self.path, self.policy = path, policy
-        self.connection = open_writer(path, create=create)
-        self.sealer = Sealer(self.connection)
-        self.run_id = 0
-        self.first_sweep: int | None = None
-        self.asks_again = False  # whether a study closes only after a last look at IMAGE level
-        self.studies_found = 0  # new ones, since the file was opened
-        self.repeats = False  # whether the last rows of a sweep showed nothing that it had not shown already
-        self.arrived: dict[str, dict[tuple[str, str, int | None], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
-        self._studies: dict[str, int] = {}
-        self._series: dict[tuple[str, str], int] = {}
-        self._names: dict[str, int] = {}
-        self.touched: set[int] = set()
-        self.effects = Effects()
+        super().__init__(path, policy, create=create)
         with telling_disk(path), self.transaction():
             claim_identity(self.connection, identity)
         reach("identity-claimed")
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """The one way to write: what is done inside is committed and sealed as a whole, or not at all."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            self.sealer.begin()
-            yield
-            self.sealer.seal(now_ms())
-            self.connection.execute("COMMIT")
-        except BaseException:
-            self._forget()
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise
 
     # -- runs
     def begin_run(self, verb: str, operator: str, config_sha256: str) -> int:
@@ -181,12 +139,6 @@ class Manifest:
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             reach("checkpoint-done")
 
-    def _forget(self) -> None:
-        """After a rollback the caches may name rows that are not there."""
-        self._studies.clear()
-        self._series.clear()
-        self._names.clear()
-
     def _apply(self, outcome: Outcome) -> None:
         match outcome:
             case StudyFound():
@@ -219,15 +171,6 @@ class Manifest:
             case Noted():
                 self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
                              self.run_id, outcome.kind, outcome.study, outcome.series, outcome.sop, outcome.detail)  # fmt: skip
-
-    # -- studies
-    def set_state(self, study_id: int, state: StudyState) -> None:
-        """Move a study; entering FOUND or RETRIEVED starts its attempts anew."""
-        fresh = ", attempts = 0, not_before = 0, stage = NULL" if state in (StudyState.FOUND, StudyState.RETRIEVED) else ""
-        fresh += ", confirmed = 0" if state in (StudyState.FOUND, StudyState.PLANNED) else ""
-        self.execute(f"UPDATE study SET changed_at = CASE WHEN state = ?1 THEN changed_at ELSE ?2 END, state = ?1{fresh} WHERE id = ?3",
-                     int(state), now_ms(), study_id)  # fmt: skip
-        self.touched.add(study_id)
 
     # -- instances
     def _move(self, item: Item, old: InstanceState, new: InstanceState, also: str, **values: object) -> bool:
@@ -268,57 +211,6 @@ class Manifest:
         )
         if moved:
             self.log("object differs" if lost.differs else "object missing", lost.detail, item.ref)
-
-    # -- rows
-    def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-        return self.connection.execute(sql, values)
-
-    def one(self, sql: str, *values: object) -> tuple[int, ...]:
-        return self.connection.execute(sql, values).fetchone()  # type: ignore[no-any-return]
-
-    def log(self, kind: str, detail: str, ref: InstanceRef | None = None, *, study: str | None = None) -> None:
-        """Add an event; never with names, IDs or birth dates."""
-        uids = (ref.study, ref.series, ref.sop) if ref else (study, None, None)
-        with contextlib.nullcontext() if self.connection.in_transaction else self.transaction():
-            self.execute("INSERT INTO event(run_id, kind, study_uid, series_uid, sop_uid, detail) VALUES (?,?,?,?,?,?)",
-                         self.run_id, kind, *uids, detail)  # fmt: skip
-
-    def study_id(self, uid: str) -> int:
-        """The study's row, made if it came without ever being listed."""
-        if uid not in self._studies:
-            row = self.one("SELECT id FROM study WHERE uid = ?", uid)
-            if row is None:
-                now = now_ms()
-                StudyRef(uid)
-                event = announce(self, [(uid, None, None, "", None)], now)
-                self.execute("INSERT INTO study(uid, found_event, found_at, changed_at) VALUES (?, ?, ?, ?)", uid, event, now, now)
-                row = self.one("SELECT id FROM study WHERE uid = ?", uid)
-            self._remember(self._studies, uid, row[0])
-        return self._studies[uid]
-
-    def series_id(self, study: str, series: str, modality: str = "") -> int:
-        key = (study, series)
-        if key not in self._series or modality:
-            study_id = self.study_id(study)
-            self.execute(
-                "INSERT INTO series(study_id, uid, modality) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET modality = excluded.modality "
-                "WHERE modality = '' AND excluded.modality <> ''", study_id, series, modality,
-            )  # fmt: skip
-            self._remember(self._series, key, self.one("SELECT id FROM series WHERE study_id = ? AND uid = ?", study_id, series)[0])
-        return self._series[key]
-
-    def name_id(self, uid: str) -> int:
-        """The number that stands for a SOP class or transfer syntax."""
-        if uid not in self._names:
-            self.execute("INSERT OR IGNORE INTO uid_name(uid) VALUES (?)", uid)
-            self._names[uid] = self.one("SELECT id FROM uid_name WHERE uid = ?", uid)[0]
-        return self._names[uid]
-
-    @staticmethod
-    def _remember(cache: dict, key: object, value: int) -> None:  # type: ignore[type-arg]
-        if len(cache) > 50_000:
-            cache.clear()
-        cache[key] = value
 
 
 def _gone(item: Item) -> str:

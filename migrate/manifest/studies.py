@@ -7,17 +7,14 @@ import json
 import random
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
 from migrate.manifest.seals import text
 from migrate.manifest.windows import AXIS_BITS
+from migrate.manifest.writer import Writer
 from migrate.model import Failed, RetrieveEnded, StudyFound, StudyPlanned, StudyState
-
-if TYPE_CHECKING:
-    from migrate.manifest.store import Manifest
-
 
 _AT_ONCE, _LOOKED_UP = 20_000, 500
 _KNOWN = "SELECT uid, id, state, date, claimed_instances, seen_sweep FROM study WHERE uid IN"
@@ -32,7 +29,7 @@ _SEEN = (
 )
 
 
-def found(manifest: Manifest, rows: Sequence[StudyFound]) -> None:
+def found(manifest: Writer, rows: Sequence[StudyFound]) -> None:
     """STUDY rows, many at once: new studies, and known ones whose claim changed and that are planned anew."""
     asked = {row.window_id for row in rows if row.window_id is not None}
     windows = {window_id: manifest.one("SELECT sweep, axis FROM window WHERE id = ?", window_id) for window_id in asked}
@@ -45,7 +42,7 @@ def found(manifest: Manifest, rows: Sequence[StudyFound]) -> None:
         first += len(some)
 
 
-def _only_seen(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> bool:
+def _only_seen(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> bool:
     """Note that they were shown again; False, with nothing lost, where one is new, differs, or is shown for the first time in its sweep."""
     shown = []
     for row in rows:
@@ -56,7 +53,7 @@ def _only_seen(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[
     return manifest.connection.executemany(_SEEN, shown).rowcount == len(shown)
 
 
-def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> bool:
+def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, tuple[Any, ...]]) -> bool:
     """True if all of them were known and unchanged."""
     known = _known(manifest, rows)
     next_id = manifest.one("SELECT coalesce(max(id), 0) + 1 FROM study")[0]
@@ -104,16 +101,16 @@ def _found(manifest: Manifest, rows: Sequence[StudyFound], windows: Mapping[int,
     return not added and not differing
 
 
-def _add(manifest: Manifest, studies: Sequence[tuple[Any, ...]]) -> None:
+def _add(manifest: Writer, studies: Sequence[tuple[Any, ...]]) -> None:
     """New rows, up to and with `seen_sweep`, and the events that tell of them."""
     now = now_ms()
     for first in range(0, len(studies), AT_ONCE):
         some = studies[first : first + AT_ONCE]
-        event = announce(manifest, (study[1:6] for study in some), now)
+        event = announce(manifest.connection, manifest.run_id, (study[1:6] for study in some), now)
         manifest.connection.executemany(_ADD, [(*study, event, now, now) for study in some])
 
 
-def _known(manifest: Manifest, rows: Sequence[StudyFound]) -> dict[str, tuple[Any, ...]]:
+def _known(manifest: Writer, rows: Sequence[StudyFound]) -> dict[str, tuple[Any, ...]]:
     """What the manifest holds of these studies, by UID; looked up in the order of the index, which spares it half the way."""
     uids = sorted({row.study.study for row in rows})
     known: dict[str, tuple[Any, ...]] = {}
@@ -126,7 +123,7 @@ def _known(manifest: Manifest, rows: Sequence[StudyFound]) -> dict[str, tuple[An
 _EXCLUDED = int(StudyState.EXCLUDED)
 
 
-def _seen_again(manifest: Manifest, row: StudyFound, sweep: int | None, bit: int) -> None:
+def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) -> None:
     """A known study: what differs is written down; a changed claim has it planned anew."""
     known: tuple[Any, ...] = manifest.one(
         "SELECT id, state, date, claimed_instances, seen_sweep, error FROM study WHERE uid = ?", row.study.study
@@ -174,13 +171,13 @@ BY_PERSON = "ExcludedByPerson"
 """Why a study is excluded: by the configuration, which later sweeps may undo, or by a person, which only a person undoes."""
 
 
-def exclude(manifest: Manifest, study_id: int, error: str, why: str) -> None:
+def exclude(manifest: Writer, study_id: int, error: str, why: str) -> None:
     """Leave a study out, with the reason on record. Its state must be found, planned or parked."""
     manifest.execute("UPDATE study SET error = ?, detail = ? WHERE id = ?", error, why, study_id)
     manifest.set_state(study_id, StudyState.EXCLUDED)
 
 
-def planned(manifest: Manifest, plan: StudyPlanned) -> None:
+def planned(manifest: Writer, plan: StudyPlanned) -> None:
     """All IMAGE rows: what was listed once stays on the list, an empty answer is empty only where nothing was claimed."""
     study_id = manifest.study_id(plan.study.study)
     state, claimed, found_sweep = manifest.one("SELECT state, claimed_instances, found_sweep FROM study WHERE id = ?", study_id)
@@ -230,7 +227,7 @@ class _Numbers(NamedTuple):
         return self.claimed > self.known or self.hollow > 0 or self.known == self.unlisted
 
 
-def _numbers(manifest: Manifest, study_id: int) -> _Numbers:
+def _numbers(manifest: Writer, study_id: int) -> _Numbers:
     return _Numbers(*manifest.one(
         "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), "
         "(SELECT coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = study.id), "
@@ -240,7 +237,7 @@ def _numbers(manifest: Manifest, study_id: int) -> _Numbers:
     ))  # fmt: skip
 
 
-def _list(manifest: Manifest, plan: StudyPlanned) -> None:
+def _list(manifest: Writer, plan: StudyPlanned) -> None:
     """What an answer lists is expected; what was listed once stays on the list. A list that has changed is put on record by its hash."""
     before = manifest.connection.total_changes
     for series in plan.series:
@@ -264,7 +261,7 @@ def listing(connection: sqlite3.Connection, study_id: int) -> tuple[int, str]:
     return len(lines), hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def confirmed(manifest: Manifest, plan: StudyPlanned) -> None:
+def confirmed(manifest: Writer, plan: StudyPlanned) -> None:
     """The last look before a study closes: what it shows anew is expected, what it no longer shows is proven already."""
     study_id = manifest.study_id(plan.study.study)
     if manifest.one("SELECT state FROM study WHERE id = ?", study_id)[0] != StudyState.RETRIEVED:
@@ -285,7 +282,7 @@ def confirmed(manifest: Manifest, plan: StudyPlanned) -> None:
     manifest.touched.add(study_id)
 
 
-def retrieve_ended(manifest: Manifest, ended: RetrieveEnded) -> None:
+def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
     """An attempt ended and all that came is durable: the UID sets decide, as far as the list can be believed.
 
     A list may be cut short, or empty. Where the PACS claims more than it lists and sends, that is an old archive's wrong number
@@ -314,7 +311,7 @@ def retrieve_ended(manifest: Manifest, ended: RetrieveEnded) -> None:
     failed(manifest, Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", f"{detail} {ended.detail}".strip()))
 
 
-def failed(manifest: Manifest, failure: Failed) -> None:
+def failed(manifest: Writer, failure: Failed) -> None:
     """One more attempt used: later again, or parked."""
     study_id = manifest.study_id(failure.study.study)
     attempts, state = manifest.one("SELECT attempts + 1, state FROM study WHERE id = ?", study_id)
