@@ -102,7 +102,10 @@ def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool,
 @click.option("--sample-size", "size", type=click.IntRange(min=1), metavar="N", help="N random images, or some more; default: 100.")
 @click.option("--seed", type=int, help="Draw the same sample again; default: a new one, which goes on record.")
 def double_check(config_path: Path, as_json: bool, sample: str | None, size: int | None, seed: int | None) -> int:
-    """Retrieve a sample from the PACS once more and compare; exit 3 if pixels differ or an image does not come. The destination is only read."""
+    """Retrieve a sample from the PACS once more and compare; exit 3 if pixels differ or an image does not come.
+
+    Other pixels open their study again: the next `run` puts them beside the first, and a person has to accept both.
+    """
     config = load(config_path)
     choice = choice_of(Level.READ_BACK, sample, 100 if sample is None and size is None else size, None, seed)
     with Migration(config, "double-check", create=False) as migration:

@@ -1,6 +1,7 @@
-"""Double check: a sample of the proven images is retrieved from the PACS once more, only to be compared with what came first.
+"""Double check: a sample of the proven images is retrieved from the PACS once more and compared with what came first.
 
-What comes goes into a scratch folder below staging and is removed; the destination is only read, to name what differs.
+What comes is removed again, but for another content of an image: that is kept beside the first, as `run` would have kept it, and a person
+has to decide. The destination is only read, to name what differs; the next `run` puts what is kept.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, PacsMigrateError
-from migrate.evidence import sampling
 from migrate.evidence.sampling import Stratum
 from migrate.host import stop_signals
-from migrate.jobs.verification import Choice, drawn
+from migrate.jobs.verification import Choice, Looked, drawn
+from migrate.manifest import Effects
 from migrate.manifest.population import Population
 from migrate.model import InstanceRef, Item, Noted, Outcome, Received, StudyRef, Wanted
 from migrate.pipeline import Pipeline, Stage
 from migrate.sources import open_source
 from migrate.sources.probe_sample import differing_tags
 from migrate.stages.checking import Handout
-from migrate.staging.area import SCRATCH, Staging, hash_file
+from migrate.staging.area import Staging, hash_file
 
 if TYPE_CHECKING:
     from migrate.jobs.migration import Migration
@@ -64,18 +64,14 @@ class Original:
 
 
 @dataclass
-class Comparison:
+class Comparison(Looked):
     """What came of it, so far. `tags`: how many images differ in which element, as (gggg,eeee); never a value."""
 
-    choice: Choice
-    strata: dict[Stratum, int]
-    wanted: dict[Stratum, int]
     found: Counter[Found] = field(default_factory=Counter)
     tags: Counter[str] = field(default_factory=Counter)
     syntaxes: Counter[str] = field(default_factory=Counter)
     content: list[str] = field(default_factory=list)
     not_sent: list[str] = field(default_factory=list)
-    ended: bool = False
 
     @property
     def good(self) -> bool:
@@ -88,7 +84,7 @@ class Comparison:
     def numbers(self) -> dict[str, Any]:
         """What is on record; it names no image."""
         return {
-            "population": sum(self.strata.values()), "sample": sum(self.wanted.values()), "seed": self.choice.seed, "ended": self.ended,
+            "population": self.population, "sample": self.sample, "seed": self.choice.seed, "ended": self.ended,
             **{kind.value: self.found[kind] for kind in Found}, "tags": dict(self.tags.most_common(_MOST_NAMED)),
             "transfer_syntaxes": dict(self.syntaxes.most_common(_MOST_NAMED)), "statement": self.statement(),
         }  # fmt: skip
@@ -97,7 +93,7 @@ class Comparison:
         """What may be concluded of this PACS; nothing of a sample that was cut short."""
         came = self.found.total() - self.found[Found.NOT_SENT]
         if not self.ended:
-            return f"Cut short after {self.found.total():,} of {sum(self.wanted.values()):,} images."
+            return f"Cut short after {self.found.total():,} of {self.sample:,} images."
         if not self.found.total():
             return "There is nothing to compare."
         said = [f"{came - self.found[Found.SAME]:,} of {came:,} images came with other bytes the second time"]
@@ -108,10 +104,8 @@ class Comparison:
             if self.found[kind]:
                 said.append(f"{self.found[kind]:,} {words}")
         text = ", ".join(said)
-        if came and not self.found[Found.NOT_SENT] and sum(self.wanted.values()) < sum(self.strata.values()):
-            changed = came - self.found[Found.SAME]
-            limit = sampling.upper_limit(changed, max(sampling.effective(self.strata, self.wanted), changed))
-            text += f": with 95 % confidence this PACS changes fewer than {sampling.percent(limit)} of its images"
+        if came and not self.found[Found.NOT_SENT] and self.sample < self.population:
+            text += f": with 95 % confidence this PACS changes fewer than {self.limit(came - self.found[Found.SAME])} of its images"
         gone = f" {self.found[Found.NOT_SENT]:,} did not come again." if self.found[Found.NOT_SENT] else ""
         return f"{text}.{gone}"
 
@@ -119,17 +113,16 @@ class Comparison:
 class _Retrieval:
     """What comes from the PACS, by image, and the jobs that ask for it, a study each."""
 
-    def __init__(self, migration: Migration, population: Population, comparison: Comparison, stopping: Callable[[], bool]) -> None:
-        self._migration, self._population, self._comparison, self._stopping = migration, population, comparison, stopping
+    def __init__(self, migration: Migration, population: Population, comparison: Comparison, staging: Staging, pipeline: Pipeline) -> None:
+        self._migration, self._population, self._comparison, self._pipeline = migration, population, comparison, pipeline
         self._lock = threading.Lock()
         self._awaited: dict[InstanceRef, list[Received]] = {}
-        self.staging = Staging(migration.config.staging / SCRATCH)
-        self.source = open_source(migration.config, self.staging, self._received, migration.queue.habits(), migration.trail)
+        self.source = open_source(migration.config, staging, self._received, migration.queue.habits(), migration.trail)
         self.jobs = Handout(self._studies())
 
     def _studies(self) -> Iterator[list[Original]]:
         comparison = self._comparison
-        series = drawn(self._population, comparison.strata, comparison.wanted, comparison.choice.seed, self._stopping)
+        series = drawn(self._population, comparison.strata, comparison.wanted, comparison.choice.seed, self._pipeline.stopping.is_set)
         for _, parts in itertools.groupby(series, lambda part: part[1][0].ref.study):
             originals = [Original(item, stratum, *self._population.origin(item)) for stratum, items in parts for item in items]
             with self._lock:
@@ -159,7 +152,7 @@ class _Retrieval:
             try:
                 facts += self._compare(original, came)
             finally:
-                for received in came:
+                for received in came:  # what is kept is no longer among it
                     received.path.unlink(missing_ok=True)
         self.jobs.done(key)
         return facts
@@ -168,6 +161,9 @@ class _Retrieval:
         """Count what came of one image, and tell what is worth an event of its own."""
         comparison, ref = self._comparison, original.item.ref
         found = [(*self._judged(original, received), received) for received in came]
+        for _, _, other in (each for each in found if each[0] is Found.CONTENT):
+            came.remove(other)
+            self._pipeline.deliver(other)  # on record before the alarm is
         kind, tags, received = max(found, key=lambda each: list(Found).index(each[0]), default=(Found.NOT_SENT, [], None))  # the worst
         with self._lock:
             comparison.found[kind] += 1
@@ -214,19 +210,28 @@ def judge(original: Original, received: Received, tags: list[str]) -> Found:
 def double_check(migration: Migration, choice: Choice, progress: Callable[[int, int], None] = lambda done, total: None) -> Comparison:
     """Retrieve a sample again and compare it; the result is put on record, also if this is cut short.
 
-    Raises Interrupted, SourceUnreachable, SourceRefused, PortInUse, LocalError.
+    A study of which another content came is open again. Raises Interrupted, SourceUnreachable, SourceRefused, PortInUse, LocalError.
     """
     config = migration.config
     population = Population(migration.queue.connection, prefix=migration.prefix, copies=False)
     strata = population.strata()
     comparison = Comparison(choice, strata, choice.wanted(strata))
-    shutil.rmtree(config.staging / SCRATCH, ignore_errors=True)
+    staging = Staging(config.staging)
+
+    def final_path(received: Received) -> Path:
+        assert received.ref is not None  # only what was asked for is kept
+        return staging.path_of(received.ref, received.rolled.dataset_sha256)
+
+    def after_commit(effects: Effects) -> None:
+        for path, size in effects.drop:  # this content lies at the destination already
+            staging.release(path, size)
+
     pipeline = Pipeline(
-        migration.manifest, settle=lambda files: [], final_path=lambda _: Path(), after_commit=lambda _: None,
-        unreachable_s=config.retry.unreachable_s, on_commit=lambda _: progress(comparison.found.total(), sum(comparison.wanted.values())),
+        migration.manifest, settle=staging.settle, final_path=final_path, after_commit=after_commit,
+        unreachable_s=config.retry.unreachable_s, on_commit=lambda _: progress(comparison.found.total(), comparison.sample),
     )  # fmt: skip
-    retrieval = _Retrieval(migration, population, comparison, pipeline.stopping.is_set)
-    stage = Stage("double-check", retrieval.jobs.ready, retrieval.work, config.source.associations)
+    retrieval = _Retrieval(migration, population, comparison, staging, pipeline)
+    stage = Stage("double-check", retrieval.jobs.ready, retrieval.work, config.source.associations, ordered=True)
     try:
         retrieval.source.open()
         pipeline.start()
@@ -239,11 +244,10 @@ def double_check(migration: Migration, choice: Choice, progress: Callable[[int, 
                 retrieval.source.close()
                 with contextlib.suppress(PacsMigrateError):
                     pipeline.drain()
-                    pipeline.commit_now([Noted(COMPARED, json.dumps(comparison.numbers()))])
+                    pipeline.commit_now([Noted(COMPARED, json.dumps(comparison.numbers())), Noted("staging left", json.dumps(staging.holding()))])
                 pipeline.close()
     finally:
-        retrieval.staging.close()
-        shutil.rmtree(config.staging / SCRATCH, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            config.staging.rmdir()  # made for this alone
+        staging.close()
+        staging.clear_incoming()
+        staging.tidy()
     return comparison

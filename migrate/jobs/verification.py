@@ -75,19 +75,37 @@ class Choice:
 
 
 @dataclass
-class Result:
-    """What came of it, so far."""
+class Looked:
+    """What was to be looked at again: so many (`wanted`) of what there is (`strata`); `ended`: and not cut short."""
 
     choice: Choice
     strata: dict[Stratum, int]
     wanted: dict[Stratum, int]
+    ended: bool = False
+
+    @property
+    def population(self) -> int:
+        return sum(self.strata.values())
+
+    @property
+    def sample(self) -> int:
+        return sum(self.wanted.values())
+
+    def limit(self, bad: int) -> str:
+        """Of how many at most, in per cent, what was found in `bad` of the sample is true."""
+        return sampling.percent(sampling.upper_limit(bad, max(sampling.effective(self.strata, self.wanted), bad)))
+
+
+@dataclass
+class Result(Looked):
+    """What came of it, so far."""
+
     checked: Counter[Stratum] = field(default_factory=Counter)
     bad: Counter[Stratum] = field(default_factory=Counter)
     proofs: Counter[Proof] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     differs: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    ended: bool = False
 
     @property
     def good(self) -> bool:
@@ -101,7 +119,7 @@ class Result:
         """What needs no key: this is on record, and may be published."""
         choice = self.choice
         return {
-            "level": choice.level.value, "population": sum(self.strata.values()), "sample": sum(self.wanted.values()) if choice.is_sample else None,
+            "level": choice.level.value, "population": self.population, "sample": self.sample if choice.is_sample else None,
             "seed": choice.seed if choice.is_sample else None, "slice": str(choice.part) if choice.part else None, "ended": self.ended,
             "proof": {proof.name.lower(): count for proof, count in sorted(self.proofs.items())}, "statement": self.statement(),
         }  # fmt: skip
@@ -121,13 +139,12 @@ class Result:
         of = f" of slice {self.choice.part}" if self.choice.part else ""
         left = f" {len(self.unchecked):,} could not be checked: nothing is known of them." if self.unchecked else ""
         if not self.ended:
-            return f"Cut short after {checked:,} of {sum(self.wanted.values()):,} objects{of}: {lost:,} missing or different.{left}"
+            return f"Cut short after {checked:,} of {self.sample:,} objects{of}: {lost:,} missing or different.{left}"
         if not checked and not self.unchecked:
             return f"There is nothing{of} to check."
-        if not self.choice.is_sample or sum(self.wanted.values()) == sum(self.strata.values()):
-            return f"All {sum(self.strata.values()):,} objects{of}, {word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
-        bad = lost + len(self.unchecked)
-        limit = sampling.percent(sampling.upper_limit(bad, max(sampling.effective(self.strata, self.wanted), bad)))
+        if not self.choice.is_sample or self.sample == self.population:
+            return f"All {self.population:,} objects{of}, {word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
+        limit = self.limit(lost + len(self.unchecked))
         said = f"{lost:,} of {checked:,} {word} objects are missing or differ" if lost else f"0 of {checked:,} {word} objects differ"
         counted = " (those not checked counted as different)" if self.unchecked else ""
         return f"{said}: with 95 % confidence fewer than {limit} do{counted}.{left}"
@@ -213,11 +230,9 @@ def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], 
     population = Population(migration.queue.connection, prefix=migration.prefix, part=choice.part)
     strata = population.strata()
     result = Result(choice, strata, choice.wanted(strata))
-    total = sum(result.wanted.values())
-
     def committed(facts: list[Outcome]) -> None:
         walk.committed(facts)
-        progress(result.checked.total(), total)
+        progress(result.checked.total(), result.sample)
 
     pipeline = Pipeline(
         migration.manifest, settle=lambda files: [], final_path=lambda _: Path(), after_commit=lambda _: None,

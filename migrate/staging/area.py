@@ -30,8 +30,6 @@ from migrate.model import Fixity, InstanceRef, Rolled
 from migrate.staging.disk import DISK, Disk, DurableFolders
 from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
-SCRATCH = "again"
-"""Folder below staging for what is retrieved again only to be compared; whatever a killed command leaves there may go."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _READ_BYTES = 256 << 10
 _SETTLERS = 4
@@ -204,8 +202,6 @@ class Staging:
         """At start: remove what was never promised, count what is kept. Returns the number of files removed."""
         removed, kept = self.clear_incoming(), 0
         with _telling("clearing staging"):
-            if (self.root / SCRATCH).exists():
-                shutil.rmtree(self.root / SCRATCH)
             for path in self.ready.glob("*/*"):
                 if path in needed:
                     kept += path.stat().st_size

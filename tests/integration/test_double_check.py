@@ -61,12 +61,45 @@ def test_rewritten_headers_are_counted_with_their_tags(migrated: tuple[Path, int
     assert f"(0008,0080) in {found['header']}" in table and found["statement"] in table
 
 
-def test_other_pixels_are_an_alarm(migrated: tuple[Path, int]) -> None:
-    """A PACS that sends other pixel data under the same UIDs: exit 3, each image is named, and the destination keeps what came first."""
-    folder, port = migrated
-    with changing(folder, Archive(STUDIES, pixels=32), port=port):
-        found = compared(folder, "--sample-size", "6", code=3)
-    assert found["content"] == len(found["other_content"]) > 0
+def conflicts(folder: Path) -> dict[str, list[str]]:
+    """Instances in conflict by the state of their study, as the report names them."""
+    assert here(folder, "report", "--out", str(folder / "report"))[0] == 0
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert report["complete"] == all(entry["state"] == "accepted" for entry in report["exceptions"])
+    found: dict[str, list[str]] = {}
+    for entry in report["exceptions"]:
+        found.setdefault(entry["state"], []).extend(entry["conflict"])
+    return {state: sorted(sops) for state, sops in found.items()}
+
+
+def test_other_pixels_are_a_conflict(tmp_path: Path) -> None:
+    """A PACS that sends other pixel data under the same UIDs: exit 3, each image is named, and blocks until a person has accepted it.
+
+    What came first stays, and the next run puts the second content beside it. A second comparison is an alarm, too, but nothing new.
+    """
+    folder = tmp_path
+    with changing(folder, Archive(STUDIES)) as pacs:
+        assert here(folder, "run")[0] == 0
+    first = data_sets(folder)
+    with changing(folder, Archive(STUDIES, pixels=32), port=pacs.port):
+        done, said = here(folder, "double-check", "--json", "--sample", "100%")
+        named = json.loads(said)["other_content"]
+        assert (done, len(named) > 0, data_sets(folder)) == (3, True, first)
+        assert len(left_over(folder)) == len(named)
+        assert conflicts(folder) == {"retrieved": named}
+        assert here(folder, "run")[0] == 3
+        assert conflicts(folder) == {"parked": named}
+        kept = data_sets(folder)
+        assert first.items() <= kept.items()
+        assert sorted(sop.partition("~")[0] for _, _, sop in kept.keys() - first.keys()) == named
+        assert left_over(folder) == []
+        studies = [entry["study"] for entry in json.loads((folder / "report" / "report.json").read_text())["exceptions"]]
+        assert here(folder, "accept", *studies, "--code", "two-contents", "--reason", "both are kept", "--by", "j.doe")[0] == 0
+        assert here(folder, "run")[0] == 0
+        assert here(folder, "double-check", "--sample", "100%")[0] == 3
+        assert (left_over(folder), data_sets(folder)) == ([], kept)
+        assert conflicts(folder) == {"accepted": named}
+        assert here(folder, "audit")[0] == 0
 
 
 def test_what_no_longer_comes_is_named(migrated: tuple[Path, int]) -> None:
