@@ -10,9 +10,11 @@ import click
 from migrate.cli.frame import load, verb
 from migrate.config import Config
 from migrate.destinations import open_destination
+from migrate.errors import UsageError
 from migrate.evidence import anchors
+from migrate.evidence.anchors import Kept
 from migrate.jobs.migration import Migration
-from migrate.manifest.anchored import RESTORED, Anchor, compare, restored_detail
+from migrate.manifest.anchored import RESTORED, compare, restored_detail
 from migrate.manifest.audit import Audited, Trouble
 from migrate.manifest.audit import audit as audited
 from migrate.manifest.file import open_reader
@@ -21,17 +23,20 @@ from migrate.manifest.sealed import inclusion_proofs
 
 @verb("audit", json=True)
 @click.option("--offline", is_flag=True, help="Leave the anchors at the destination out: then a manifest whose end was cut off looks whole.")
-def audit(config_path: Path, as_json: bool, offline: bool) -> int:
-    """Compute every seal of the manifest again, compare it with its rows and with the anchors at the destination.
+@click.option("--signers", type=click.Path(path_type=Path, dir_okay=False), help="Who may sign anchors: lines as in ssh-keygen(1), ALLOWED SIGNERS.")
+def audit(config_path: Path, as_json: bool, offline: bool, signers: Path | None) -> int:
+    """Compute every seal of the manifest again, compare it with its rows and with the anchors at the destination and their signatures.
 
     Ends with 3 if something does not hold, and names each place.
     """
+    if offline and signers is not None:
+        raise UsageError("--signers is for anchors, which --offline leaves out.", hint="Give one of them.")
     config = load(config_path)
-    found, notes, compared = _audited(config, offline=offline)
+    found, notes, compared = _audited(config, offline=offline, signers=signers)
     if as_json:
         document = {
             "holds": not found.troubles, "seals": found.seals, "head": found.head.hex(), "events": found.events, "studies": found.studies,
-            "anchors": compared, "instances": found.instances, "proven": found.proven, "root": found.root.hex(),
+            "anchors": compared, "instances": found.instances, "proven": found.root.instances, "root": found.root.sha256.hex(),
             "troubles": [{"place": each.place, "what": each.what} for each in found.troubles], "notes": notes,
         }  # fmt: skip
         click.echo(json.dumps(document, indent=1))
@@ -41,32 +46,32 @@ def audit(config_path: Path, as_json: bool, offline: bool) -> int:
         for note in notes:
             click.echo(note)
         click.echo(f"{found.seals} seals over {found.events} events and {found.instances} instances of {found.studies} studies; "
-                   f"{found.proven} are proven. {compared} anchors were compared. Head {found.head.hex()}, Merkle root {found.root.hex()}.")  # fmt: skip
+                   f"{found.root.instances} are proven. {compared} anchors were compared. Head {found.head.hex()}, Merkle root {found.root.sha256.hex()}.")  # fmt: skip
         click.echo(f"{len(found.troubles)} places are not as they were sealed." if found.troubles else "Everything holds.")
     return 3 if found.troubles else 0
 
 
-def _audited(config: Config, *, offline: bool) -> tuple[Audited, list[str], int]:
+def _audited(config: Config, *, offline: bool, signers: Path | None) -> tuple[Audited, list[str], int]:
     """What the audit finds, what else a reader should know, and how many anchors were compared."""
-    anchored: list[tuple[str, Anchor]] = []
-    notes = ["The anchors at the destination were left out: whether the manifest's end was cut off is not known."]
-    odd: list[str] = []
+    kept: list[Kept] = []
     reader = open_reader(config.manifest)
     try:
         if not offline:  # before the manifest is read: a run may go on, and its next anchor would tell of more than was read
             destination = open_destination(config.destination)
             try:
-                anchored, odd = anchors.read_all(config, destination)
+                kept = anchors.read_all(config, destination)
             finally:
                 destination.close()
+        signed = anchors.check_signatures(kept, config.name, signers)
         found = audited(reader, config.destination.prefix)
-        if not offline:
-            troubles, notes = compare(reader, anchored, found.root)
-            found.troubles += troubles
-            found.troubles += [Trouble(f"anchor {name}", "is not as it was written") for name in odd]
+        anchored, odd = anchors.told(kept, config.name)
+        if offline:
+            return found, ["The anchors at the destination were left out: whether the manifest's end was cut off is not known."], 0
+        troubles, notes = compare(reader, anchored, found.root)
+        found.troubles += [*troubles, *(Trouble(f"anchor {name}", "is not as it was written") for name in odd), *signed[0]]
+        return found, notes + signed[1], len(anchored)
     finally:
         reader.close()
-    return found, notes, len(anchored)
 
 
 @verb("prove")

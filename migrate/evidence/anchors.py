@@ -13,17 +13,20 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.config import Config
 from migrate.destinations import Destination
-from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, PacsMigrateError, UsageError
-from migrate.evidence.signing import signature
+from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, PacsMigrateError, ProgramMissing, UsageError
+from migrate.evidence.signing import signature, signed_by
 from migrate.failpoints import reach
 from migrate.host import sync_folder
 from migrate.manifest import Lock
 from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds
+from migrate.manifest.audit import Trouble
 from migrate.manifest.file import open_reader
 from migrate.staging.area import hash_file, local_error
 
@@ -61,15 +64,21 @@ def drop(config: Config, destination: Destination, *, root: bool, snapshot: bool
             destination.keep(kept[0], packed)
         document = scratch / "anchor.json"
         document.write_bytes(Anchor(config.name, head, merkle, kept).document())
+        unsigned: PacsMigrateError | None = None
         try:
+            if config.proof.signing_key is not None:  # the signature goes first: a kill in between leaves no anchor without one
+                signed = scratch / "anchor.sig"
+                try:
+                    signed.write_bytes(signature(document.read_bytes(), config.proof.signing_key))
+                    destination.keep(f"{_ANCHORS}{head.name}.json.sig", signed)
+                except (UsageError, ProgramMissing) as error:  # an anchor without a signature is better than none
+                    unsigned = error
             destination.keep(f"{_ANCHORS}{head.name}.json", document)
         except KeyTaken:  # of this very seal, with or without a copy of the manifest
             return None
         reach("anchor-kept")
-        if config.proof.signing_key is not None:
-            signed = scratch / "anchor.sig"
-            signed.write_bytes(signature(document.read_bytes(), config.proof.signing_key))
-            destination.keep(f"{_ANCHORS}{head.name}.json.sig", signed)
+        if unsigned is not None:
+            raise unsigned
         return head
 
 
@@ -78,36 +87,92 @@ def drop_or_warn(config: Config, destination: Destination, *, root: bool, snapsh
     try:
         drop(config, destination, root=root, snapshot=snapshot)
     except (PacsMigrateError, OSError, sqlite3.Error) as error:
-        log.warning("The manifest could not be anchored at the destination: %s", error)
+        log.warning("The manifest could not be anchored and signed at the destination: %s", error)
 
 
-def read(destination: Destination, prefix: str, migration: str, scratch: Path) -> tuple[list[tuple[str, Anchor]], list[str]]:
-    """((name, anchor) of this migration, names of what lies there and is none).
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What lies at the destination as an anchor: `anchor` is None where it is none, `signature` where it has none."""
 
-    Raises DestinationUnreachable, DestinationRefused, LocalError.
-    """
+    name: str
+    document: bytes
+    signature: bytes | None
+    anchor: Anchor | None
+
+
+def read(destination: Destination, prefix: str, scratch: Path) -> list[Kept]:
+    """Every anchor, also of other migrations. Raises DestinationUnreachable, DestinationRefused, LocalError."""
     folder = f"{prefix}_pacs-migrate/{_ANCHORS}"
-    names = sorted(key.removeprefix(folder).removesuffix(".json") for key, _ in destination.listed(folder) if key.endswith(".json"))
-    anchors, odd = [], []
-    for number, name in enumerate(names):
-        file = scratch / f"{number}.json"
-        try:
-            destination.kept(f"{_ANCHORS}{name}.json", file)
-            anchor = anchor_of(file.read_bytes())
-        except (ObjectMissing, ObjectDiffers, ValueError):
-            odd.append(name)
-            continue
-        if anchor.head.name != name:
-            odd.append(name)
-        elif anchor.migration == migration:
-            anchors.append((name, anchor))
-    return anchors, odd
+    keys = {key.removeprefix(folder) for key, _ in destination.listed(folder)}
+    found = []
+    for name in sorted(key.removesuffix(".json") for key in keys if key.endswith(".json")):
+        document = _fetched(destination, f"{name}.json", scratch) or b""
+        signed = _fetched(destination, f"{name}.json.sig", scratch) if f"{name}.json.sig" in keys else None
+        anchor = None
+        with contextlib.suppress(ValueError):
+            anchor = anchor_of(document)
+        found.append(Kept(name, document, signed, anchor if anchor is not None and anchor.head.name == name else None))
+    return found
 
 
-def read_all(config: Config, destination: Destination) -> tuple[list[tuple[str, Anchor]], list[str]]:
+def read_all(config: Config, destination: Destination) -> list[Kept]:
     """The same, with a folder of its own beside the manifest."""
     with _scratch(config.manifest) as scratch:
-        return read(destination, config.destination.prefix, config.name, scratch)
+        return read(destination, config.destination.prefix, scratch)
+
+
+def told(kept: list[Kept], migration: str) -> tuple[list[tuple[str, Anchor]], list[str]]:
+    """((name, anchor) of this migration, names of what is no anchor)."""
+    anchors = [(each.name, each.anchor) for each in kept if each.anchor is not None and each.anchor.migration == migration]
+    return anchors, [each.name for each in kept if each.anchor is None]
+
+
+def _fetched(destination: Destination, name: str, scratch: Path) -> bytes | None:
+    file = scratch / "fetched"
+    file.unlink(missing_ok=True)
+    try:
+        destination.kept(f"{_ANCHORS}{name}", file)
+    except (ObjectMissing, ObjectDiffers):
+        return None
+    return file.read_bytes()
+
+
+def check_signatures(kept: list[Kept], migration: str, signers: Path | None) -> tuple[list[Trouble], list[str]]:
+    """(what does not hold of the signatures, what a reader should know). `signers`: who may sign, as in ssh-keygen(1), ALLOWED SIGNERS.
+
+    With `signers` each anchor of this migration has to be signed by one of them, but for those that are older than the first that is signed.
+    Without, a signature only has to fit. Raises UsageError, ProgramMissing.
+    """
+    troubles: list[Trouble] = []
+    by: Counter[str | None] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "anchor.sig")
+        for each in kept:
+            if each.signature is None:
+                continue
+            ours = each.anchor is None or each.anchor.migration == migration
+            file.write_bytes(each.signature)
+            try:
+                signer, _ = signed_by(each.document, file, signers if ours else None)
+                by[signer] += ours
+            except ValueError as error:
+                troubles.append(Trouble(f"anchor {each.name}", f"its signature {error}"))
+    mine = sorted((each for each in kept if each.anchor is not None and each.anchor.migration == migration), key=_time)
+    first = next((number for number, each in enumerate(mine) if each.signature is not None), None)
+    older, bare = mine[: first or 0], [each for each in mine[first or 0 :] if each.signature is None]
+    if signers is not None:
+        troubles += [Trouble(f"anchor {each.name}", "is not signed") for each in bare]
+    elif bare:
+        older += bare
+    notes = [f"{count} anchors are signed{f' by {name}' if name else ''}." for name, count in by.items() if count]
+    notes += [f"{len(older)} anchors are not signed."] if older else []
+    notes += ["Whose keys have signed was not checked: give --signers."] if signers is None and by.total() else []
+    return troubles, notes
+
+
+def _time(kept: Kept) -> int:
+    assert kept.anchor is not None
+    return kept.anchor.head.at_ms  # a rebuilt manifest counts its seals from 1 again
 
 
 def restore(config: Config, destination: Destination) -> tuple[Head, list[str], list[str]]:
@@ -120,7 +185,7 @@ def restore(config: Config, destination: Destination) -> tuple[Head, list[str], 
             raise UsageError(f"{config.manifest} is there.", hint="Only a manifest that is gone is restored. Move what is left of it away first.")
         spoilt = []
         with _scratch(config.manifest) as scratch:
-            anchors, _ = read(destination, config.destination.prefix, config.name, scratch)
+            anchors, _ = told(read(destination, config.destination.prefix, scratch), config.name)
             for _, anchor in sorted(anchors, key=lambda each: -each[1].head.at_ms):  # a rebuilt manifest counts from 1 again
                 if anchor.snapshot is None:
                     continue
@@ -133,8 +198,8 @@ def restore(config: Config, destination: Destination) -> tuple[Head, list[str], 
                     lost = [name for name, each in anchors if not holds(reader, each.head.name)]
                 _put_in_place(scratch / "m.db", config.manifest)
                 return anchor.head, lost, spoilt
-    told = f" {len(spoilt)} are there and spoilt: {'; '.join(spoilt)}" if spoilt else ""
-    raise NoManifest(f"The destination holds no sound copy of the manifest of {config.name}.{told}",
+    more = f" {len(spoilt)} are there and spoilt: {'; '.join(spoilt)}" if spoilt else ""
+    raise NoManifest(f"The destination holds no sound copy of the manifest of {config.name}.{more}",
                      hint="Copies are made at the end of each run. Is it the right destination, prefix and [migration] name?")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Signatures (SSHSIG, by ssh-keygen) and time stamps (RFC 3161, by openssl) over a dossier, and their check.
+"""Signatures (SSHSIG, by ssh-keygen) and time stamps (RFC 3161, by openssl) over a dossier, and their check; signatures of anchors, too.
 
 Both programs are called as they are: what this module says, anybody can repeat on a command line without it.
 """
@@ -67,24 +67,35 @@ def verify(folder: Path, signers: Path | None, time_stamp_ca: Path | None = None
     checked.wrong += differences(folder)
     if not (folder / SIGNATURE).is_file():
         raise UsageError(f"{folder} is not signed.", hint="`pacs-migrate sign DIR --key FILE` signs it.")
-    if signers is not None and not signers.is_file():
-        raise UsageError(f"There is no list of signers {signers}.", hint="A line is: NAME ssh-ed25519 AAAA...; see ssh-keygen(1).")
-    path = str(folder / SIGNATURE)
-    done = _run(["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", path], content)
-    checked.key = done.stdout.decode("utf-8", "replace").strip().rpartition(" with ")[2]
-    if done.returncode:
-        checked.wrong.append(f"{SIGNATURE} is no signature over {CONTENTS}: {_said(done)}")
-    elif signers is not None:
-        named = _run(["ssh-keygen", "-Y", "find-principals", "-s", path, "-f", str(signers)])
-        name = (named.stdout.decode("utf-8", "replace").splitlines() or [""])[0]
-        verified = _run(["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", name, "-n", NAMESPACE, "-s", path], content) if name else named
-        if named.returncode or verified.returncode:
-            checked.wrong.append(f"{SIGNATURE} is by a key that {signers.name} does not name for this: {checked.key}")
-        else:
-            checked.signer = name
+    try:
+        checked.signer, checked.key = signed_by(content, folder / SIGNATURE, signers)
+    except ValueError as error:
+        checked.wrong.append(f"{SIGNATURE} {error}")
     if time_stamp_ca is not None:
         _check_time(folder, time_stamp_ca, checked)
     return checked
+
+
+def signed_by(content: bytes, signature: Path, signers: Path | None) -> tuple[str | None, str]:
+    """(whose signature over `content` this is, by which key). Without `signers` it stays open whose key that is: None.
+
+    Raises ValueError where it is none, or none of theirs, which says what it is instead; UsageError, ProgramMissing.
+    """
+    if signers is not None and not signers.is_file():
+        raise UsageError(f"There is no list of signers {signers}.", hint="A line is: NAME ssh-ed25519 AAAA...; see ssh-keygen(1).")
+    path = str(signature)
+    done = _run(["ssh-keygen", "-Y", "check-novalidate", "-n", NAMESPACE, "-s", path], content)
+    key = done.stdout.decode("utf-8", "replace").strip().rpartition(" with ")[2]
+    if done.returncode:
+        raise ValueError(f"is no signature over it: {_said(done)}")
+    if signers is None:
+        return None, key
+    named = _run(["ssh-keygen", "-Y", "find-principals", "-s", path, "-f", str(signers)])
+    name = (named.stdout.decode("utf-8", "replace").splitlines() or [""])[0]
+    verify = ["ssh-keygen", "-Y", "verify", "-f", str(signers), "-I", name, "-n", NAMESPACE, "-s", path]
+    if named.returncode or not name or _run(verify, content).returncode:
+        raise ValueError(f"is by a key that {signers.name} does not name for this: {key}")
+    return name, key
 
 
 def differences(folder: Path) -> list[str]:

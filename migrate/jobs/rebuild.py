@@ -112,7 +112,7 @@ class _Work:
         if not ask_again:
             manifest.set_meta("rebuilt", "1")
         config = self._migration.config
-        known, _ = anchors.read_all(config, self._destination)
+        known, _ = anchors.told(anchors.read_all(config, self._destination), config.name)
         if known:  # of a chain that is lost: audit tells of it, and does not take this one for forged
             manifest.log(RESTORED, restored_detail(NO_HEAD, (name for name, _ in known)))
         said = f"{self._result.objects} objects, {self._result.staged} staged files, {self._result.quarantined} quarantined"

@@ -115,12 +115,12 @@ def restored_detail(head: Head, lost: Iterable[str]) -> str:
     return quoted(head.number, head.sha256.hex(), " ".join(sorted(lost)))
 
 
-def compare(connection: sqlite3.Connection, anchors: Iterable[tuple[str, Anchor]], root: bytes) -> tuple[list[Trouble], list[str]]:
-    """(what is not as the anchors say, what a reader should know). `root`: the Merkle root as computed from the manifest."""
+def compare(connection: sqlite3.Connection, anchors: Iterable[tuple[str, Anchor]], root: Root) -> tuple[list[Trouble], list[str]]:
+    """(what is not as the anchors say, what a reader should know). `root`: as computed from the manifest."""
     troubles, notes = [], []
     last = head_of(connection)
     end = last.number if last else 0
-    heads = dict(connection.execute("SELECT id, sha256 FROM seal").fetchall())
+    heads = {row[0]: Head(*row) for row in connection.execute("SELECT id, at, sha256 FROM seal")}
     last_step = connection.execute("SELECT coalesce(max(id), 0) FROM seal WHERE steps > 0").fetchone()[0]
     lost: dict[str, Any] = {}
     for number, at, detail in connection.execute("SELECT id, at, detail FROM event WHERE kind = ?", (RESTORED,)):
@@ -132,9 +132,12 @@ def compare(connection: sqlite3.Connection, anchors: Iterable[tuple[str, Anchor]
     for name, anchor in sorted(anchors, key=lambda each: each[1].head.number):
         head = anchor.head
         newest = max(newest, head.number)
-        if heads.get(head.number) == head.sha256:
-            if anchor.root is not None and head.number >= last_step and anchor.root.sha256 != root:
-                troubles.append(Trouble(f"anchor {name}", "has another Merkle root than the manifest, though no step came after it"))
+        mine = heads.get(head.number)
+        if mine is not None and mine.sha256 == head.sha256:
+            if anchor.root is not None and head.number >= last_step and anchor.root != root:
+                troubles.append(Trouble(f"anchor {name}", "has another Merkle root, or other counts, than the manifest, though no step came after it"))
+            if mine.at_ms != head.at_ms:
+                troubles.append(Trouble(f"anchor {name}", f"has another time than seal {head.number} of the manifest"))
         elif name in lost:
             continue
         elif head.number > end:

@@ -14,7 +14,7 @@ from migrate.evidence.merkle import Tree, leaf, root_of, study_entry
 from migrate.manifest.announcements import KIND, announced
 from migrate.manifest.audit_schema import as_made, schema_of
 from migrate.manifest.audit_study import STUDY_ROW, Study, differs
-from migrate.manifest.sealed import entries, lines_taken_back, literals, quoted, rows_of
+from migrate.manifest.sealed import NO_ROOT, Root, entries, lines_taken_back, literals, quoted, rows_of
 from migrate.manifest.seals import FIRST, event_line, head_line
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 
@@ -70,9 +70,8 @@ class Audited:
     events: int = 0
     studies: int = 0
     instances: int = 0  # with a step under a seal, copies included
-    proven: int = 0
     head: bytes = FIRST
-    root: bytes = b""
+    root: Root = NO_ROOT
     troubles: list[Trouble] = field(default_factory=list)
 
 
@@ -270,7 +269,7 @@ class _Auditor:
     # -- instances
     def _walk(self) -> None:
         """One walk through studies by UID: the steps of each seal in their order, the Merkle tree, and what events say of each study."""
-        tree = Tree()
+        tree, proven = Tree(), 0
         for study in self._studies():
             rows = rows_of(self._connection, study.id)
             log = self._log(study.uid)
@@ -291,8 +290,8 @@ class _Auditor:
                 tree.add(study_entry(study.uid, len(found), root_of([leaf(entry) for _, entry in found])))
             self.audited.studies += 1
             self.audited.instances += sum(row.state > 0 for row in rows)
-            self.audited.proven += len(found)
-        self.audited.root = tree.root()
+            proven += len(found)
+        self.audited.root = Root(tree.root(), tree.leaves, proven)
         for uid in self._connection.execute("SELECT uid FROM found WHERE uid NOT IN (SELECT uid FROM study)").fetchall():
             self.say(f"study {uid[0]}", "is gone, though an event tells of it")
         for table, key in (("series", "study_id IN (SELECT id FROM study)"), ("instance", "series_id IN (SELECT id FROM series)"),

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from migrate.evidence.merkle import Tree, instance_entry, leaf, path, root_of, study_entry
+from migrate.evidence.merkle import EMPTY, Tree, instance_entry, leaf, path, root_of, study_entry
 from migrate.manifest.seals import PROOFS, step_line
 from migrate.model import InstanceRef, InstanceState, object_key
 
@@ -145,6 +145,9 @@ class Root:
     instances: int
 
 
+NO_ROOT = Root(EMPTY, 0, 0)
+
+
 def migration_root(connection: sqlite3.Connection, prefix: str) -> Root:
     """The Merkle root over everything that is proven now."""
     tree, instances = Tree(), 0
@@ -189,4 +192,4 @@ def _crc(number: int | None) -> str | None:
     return None if number is None else f"{number & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
-__all__ = ["Root", "Row", "entries", "inclusion_proofs", "lines_taken_back", "literals", "migration_root", "quoted", "rows_of", "study_roots"]
+__all__ = ["NO_ROOT", "Root", "Row", "entries", "inclusion_proofs", "lines_taken_back", "literals", "migration_root", "quoted", "rows_of", "study_roots"]

@@ -19,7 +19,7 @@ import pytest
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.proof_reader import proof_holds, recomputed
-from tests.runs import changing, command, data_sets, truth
+from tests.runs import changing, command, data_sets, here, truth
 
 
 def manifest_of(folder: Path) -> Path:
@@ -37,10 +37,10 @@ def die(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def audit(folder: Path) -> tuple[int, list[str]]:
+def audit(folder: Path, *words: str) -> tuple[int, list[str]]:
     """The verb's exit code and what it found wrong."""
-    done = command(folder, "audit", "--json")
-    return done.returncode, [f"{each['place']}: {each['what']}" for each in json.loads(done.stdout)["troubles"]]
+    code, said = here(folder, "audit", "--json", *words)
+    return code, [f"{each['place']}: {each['what']}" for each in json.loads(said)["troubles"]]
 
 
 @contextlib.contextmanager
@@ -65,6 +65,7 @@ def ran_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert command(folder, "retry").returncode == 0
         assert command(folder, "run").returncode == 0
     (folder / "port").write_text(str(opened.port))
+    (folder / "signers").write_text(f"compliance@hospital {(folder / 'key.pub').read_text()}")
     return folder
 
 
@@ -162,6 +163,60 @@ def test_a_spoilt_anchor_and_a_chain_written_anew_are_found(spoilable: Path) -> 
     assert {trouble.split(": ")[0] for trouble in troubles} == {f"anchor {first.stem}", f"anchor {last.stem}", f"anchor {said['seal']:012d}-{'00' * 6}"}
 
 
+def test_signatures_of_anchors_are_checked(spoilable: Path) -> None:
+    """With a list of signers each anchor has to be signed by one of them; without, a signature has to fit. Any changed byte is found."""
+    folder, who = spoilable, str(spoilable / "signers")
+    first, first_signature, last, last_signature = own(folder, "anchors")
+    assert audit(folder, "--signers", who) == (0, [])
+    assert "2 anchors are signed by compliance@hospital." in here(folder, "audit", "--signers", who)[1]
+    assert "Whose keys have signed was not checked" in here(folder, "audit")[1]
+
+    stranger = folder / "stranger"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(stranger)], check=True)
+    (folder / "others").write_text(f"somebody@else {stranger.with_suffix('.pub').read_text()}")
+    code, troubles = audit(folder, "--signers", str(folder / "others"))
+    assert (code, len(troubles), all("does not name" in each for each in troubles)) == (3, 2, True)
+
+    def spoilt(found: tuple[int, list[str]]) -> bool:
+        return found[0] == 3 and [each.split(" over it")[0] for each in found[1]] == [f"anchor {last.stem}: its signature is no signature"]
+
+    said = last.read_bytes()
+    last.write_bytes(said.replace(b'"size_bytes": ', b'"size_bytes":  '))  # the same anchor in other bytes
+    assert spoilt(audit(folder))
+    last.write_bytes(said.replace(b'"test"', b'"tesT"'))  # as if it were another migration's
+    assert spoilt(audit(folder))
+    last.write_bytes(said)
+
+    last_signature.unlink()
+    assert audit(folder, "--signers", who) == (3, [f"anchor {last.stem}: is not signed"])
+    assert (audit(folder), "1 anchors are not signed." in here(folder, "audit")[1]) == ((0, []), True)
+    subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-f", str(stranger), "-n", "pacs-migrate", str(last)], check=True, capture_output=True)
+    (found,) = audit(folder, "--signers", who)[1]
+    assert found.startswith(f"anchor {last.stem}: its signature is by a key that signers does not name")
+    last_signature.write_bytes(first_signature.read_bytes())
+    assert audit(folder)[0] == 3
+    last_signature.unlink()
+    first_signature.unlink()
+    assert audit(folder, "--signers", who) == (3, [f"anchor {path.stem}: is not signed" for path in (first, last)])
+
+
+def test_signing_that_began_later_holds(spoilable: Path) -> None:
+    """Anchors from before the first signed one need no signature: they are counted, and the chain of the signed one covers them."""
+    _, first_signature, *_ = own(spoilable, "anchors")
+    first_signature.unlink()
+    done = command(spoilable, "audit", "--signers", str(spoilable / "signers"))
+    assert (done.returncode, "1 anchors are not signed." in done.stdout) == (0, True), done.stdout
+
+
+def test_a_key_that_cannot_sign_leaves_the_anchor_unsigned(tmp_path: Path) -> None:
+    """A run whose key is no key ends as it would; its anchor stands without a signature, and a warning says so."""
+    (tmp_path / "key").write_text("no key\n")
+    with pacs(tmp_path, proof='signing_key = "key"', studies=1):
+        done = command(tmp_path, "run")
+    assert (done.returncode, "cannot sign" in done.stderr) == (0, True), done.stderr
+    assert [path.suffix for path in own(tmp_path, "anchors")] == [".json"]
+
+
 def test_a_manifest_that_is_gone_comes_back_from_the_newest_sound_copy(spoilable: Path) -> None:
     """A spoilt copy is passed over; that later anchors are lost is on record, and the run goes on to the end."""
     folder = spoilable
@@ -174,7 +229,7 @@ def test_a_manifest_that_is_gone_comes_back_from_the_newest_sound_copy(spoilable
     assert restored.returncode == 0, restored.stderr
     assert f"Passed over: manifest/{newest.name}" in restored.stderr
     assert audit(folder) == (0, [])
-    assert "the manifest was restored" in command(folder, "audit").stdout
+    assert "the manifest was restored" in here(folder, "audit")[1]
     with pacs(folder, port=int((folder / "port").read_text())):
         assert command(folder, "retry").returncode == 0
         assert command(folder, "run").returncode == 0

@@ -105,10 +105,10 @@ def test_what_was_changed_after_signing_is_named(dossier: Path, tmp_path: Path) 
     assert wrong("bag/bagit.txt", None) == ["bag/bagit.txt is missing"]
     assert wrong("more.csv", b"") == ["more.csv is not listed in contents.sha256"]
     assert wrong("bag/data/object.dcm", b"linked here for bagit.py") == []
-    assert "no signature over contents.sha256" in wrong("contents.sha256", sums[: sums.rindex(b"\n", 0, -1) + 1])[-1]
+    assert "dossier.sig is no signature over it" in wrong("contents.sha256", sums[: sums.rindex(b"\n", 0, -1) + 1])[-1]
     lines = (dossier / "dossier.sig").read_text().splitlines()
     lines[-3] = lines[-3][::-1]
-    assert "no signature over contents.sha256" in wrong("dossier.sig", "\n".join(lines).encode())[0]
+    assert "dossier.sig is no signature over it" in wrong("dossier.sig", "\n".join(lines).encode())[0]
     assert wrong("dossier.sig", signing.signature(sums, new_key(tmp_path, "other")))[0].startswith("dossier.sig is by a key that signers does not name")
     assert signing.verify(dossier, signers(key)).wrong == []
 

@@ -122,7 +122,7 @@ def test_what_nobody_touched_holds(file: Path) -> None:
     with contextlib.closing(sqlite3.connect(file)) as database:
         assert (found.seals, found.head) == database.execute("SELECT id, sha256 FROM seal ORDER BY id DESC").fetchone()
         assert found.events == database.execute("SELECT max(id) FROM event").fetchone()[0]
-        assert found.root == migration_root(database, "p/").sha256
+        assert found.root == migration_root(database, "p/")
 
 
 def test_every_image_is_proven_to_be_under_the_root_without_naming_another(file: Path) -> None:
