@@ -16,6 +16,8 @@ from migrate.errors import MoveDestinationUnknown, MoveFailed, SourceStalled
 MAX_SOPS = 900
 """So many UIDs fit into one IMAGE-level request in an explicit VR (65,534 bytes)."""
 _CANCEL_S = 0.5
+_GATHER_S = 0.05
+"""So long pending answers gather at most, before they are read: read one by one, each would stop the receiver for an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def _final_move_answer(
     heard: Callable[[], None],
     poll_s: float,
 ) -> tuple[Message, int]:
-    asked_at = time.monotonic()
+    asked_at = began = time.monotonic()
 
     def ask_whether_to_stop() -> None:
         nonlocal asked_at
@@ -109,6 +111,8 @@ def _final_move_answer(
             if not is_pending(status):
                 return message, status
             heard()
+            if not association.read_ahead:
+                time.sleep(min(_GATHER_S, (time.monotonic() - began) / 20))
             if time.monotonic() - asked_at >= poll_s:
                 ask_whether_to_stop()
     except _Stop as stop:

@@ -76,6 +76,11 @@ class Wire:
         self._deadline: float | None = None
         self._limit: float | None = -1.0  # the socket's own time-out: to set it again is a call of the system
 
+    @property
+    def read_ahead(self) -> int:
+        """So many bytes came that nobody has asked for yet."""
+        return self._end - self._start
+
     def _grow(self) -> None:
         """A big buffer only for a peer that sends data: silent peers cost little."""
         if len(self._buffer) == _BUFFER_BYTES:

@@ -15,7 +15,7 @@ from migrate.staging.disk import DISK, Disk
 HELD_BYTES = 1 << 20
 BUFFER_BYTES = 2 * HELD_BYTES
 _PIECE_BYTES, _LARGE_PIECE_BYTES = 128 << 10, 512 << 10
-_ASIDE_BYTES = 64 << 10  # to wake another thread for less costs about as much as to hash it
+_ASIDE_BYTES = 64 << 10
 
 
 class Incoming:
@@ -29,8 +29,9 @@ class Incoming:
     def __init__(self, path: Path, buffer: bytearray, disk: Disk = DISK, hasher: Executor | None = None) -> None:
         """`buffer` has `BUFFER_BYTES`, is written to until `roll` or `discard`, and may then serve the next file.
 
-        A `hasher` of one thread takes the SHA-256 of large pieces beside the caller, who fills one half of the buffer
-        while the other is hashed; one that gives no thread raises RuntimeError.
+        A `hasher` of one thread takes the SHA-256 of what is beyond the first `HELD_BYTES` beside the caller, who fills one half
+        of the buffer while the other is hashed; one that gives no thread raises RuntimeError. To wake it for less costs more
+        than to hash.
         """
         self.path, self._disk, self._hasher = path, disk, hasher
         self._fd = disk.create(path)
@@ -113,7 +114,7 @@ class Incoming:
         self._disk.write(self._fd, data)
 
     def _hash(self, data: memoryview) -> None:
-        if self._hasher is not None and len(data) >= _ASIDE_BYTES:
+        if self._hasher is not None and not self._kept:
             self._hashing = self._hasher.submit(self._dataset.update, data)
         else:
             self._catch_up()
