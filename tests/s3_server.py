@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -163,12 +164,14 @@ def _step(method: str, query: str) -> str:
 
 
 @contextmanager
-def meddling(meddle: Meddle, server: S3Server | None = None, asked: list[Asked] | None = None) -> Iterator[S3Server]:
+def meddling(
+    meddle: Meddle, server: S3Server | None = None, asked: list[Asked] | None = None, *, tls: ssl.SSLContext | None = None
+) -> Iterator[S3Server]:
     """A store with bad manners: asks `meddle(method as in Asked, path, nth request like this)` what to do with each request.
 
     It answers by itself, passes the request on to `server` and loses the answer, never answers, resets the connection
     before it has read the body, drops the request once it has, changes the server's answer, or (None) passes on.
-    `asked` takes down every request.
+    `asked` takes down every request. With `tls` it is spoken to over TLS.
     """
     counts: Counter[tuple[str, str]] = Counter()
     lock, ended = threading.Lock(), threading.Event()
@@ -239,10 +242,12 @@ def meddling(meddle: Meddle, server: S3Server | None = None, asked: list[Asked] 
             pass  # clients that give up are what is tested here
 
     with Listener(("127.0.0.1", 0), Handler) as listener:
+        if tls is not None:
+            listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
-            yield S3Server(f"http://127.0.0.1:{listener.server_address[1]}", 0)
+            yield S3Server(f"http{'s' if tls else ''}://127.0.0.1:{listener.server_address[1]}", 0)
         finally:
             ended.set()
             listener.shutdown()

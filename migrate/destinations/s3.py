@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from migrate.config import S3Settings
+from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, base64_of, crc_base64
 from migrate.destinations.s3_errors import error_of, telling
+from migrate.destinations.s3_parts import MULTIPART_FROM_BYTES
 from migrate.destinations.s3_probe import Word, probe
-from migrate.destinations.s3_transport import (
-    MULTIPART_FROM_BYTES,
-    Headers,
-    NoAnswer,
-    StoreSaid,
-    Transport,
-    base64_of,
-    crc_base64,
-)
+from migrate.destinations.s3_transport import Transport
 from migrate.errors import (
     DestinationError,
     DestinationRefused,
@@ -143,10 +137,9 @@ class S3:
         if not word.create_only and (receipt := self._existing(key, fixity)):
             return receipt
         multipart = fixity.size_bytes > MULTIPART_FROM_BYTES and word.crc64nvme
-        headers = headers | ({_CRC: crc_base64(fixity.crc64nvme)} if multipart else {_SHA256: base64_of(fixity.file_sha256)})
         for attempt in range(1, _CONFLICTS + 1):
             try:
-                answer = self._transport.put(key, file, fixity.size_bytes, headers, multipart=multipart)
+                answer = self._transport.put(key, file, fixity, headers, multipart=multipart)
             except StoreSaid as said:
                 # NoSuchUpload: a completion whose answer was lost, asked for once more
                 if said.status == 412 or said.code == "NoSuchUpload":
