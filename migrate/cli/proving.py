@@ -11,8 +11,8 @@ from migrate.cli.frame import load, verb
 from migrate.config import Config
 from migrate.destinations import open_destination
 from migrate.errors import UsageError
-from migrate.evidence import anchors
-from migrate.evidence.anchors import Kept
+from migrate.jobs import anchors
+from migrate.jobs.anchors import Kept
 from migrate.jobs.migration import Migration
 from migrate.manifest.anchored import RESTORED, compare, restored_detail
 from migrate.manifest.audit import Audited, Trouble

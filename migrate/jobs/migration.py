@@ -18,10 +18,9 @@ from migrate.audit_trail.delivery import AuditTrail, open_trail
 from migrate.config import Config, clear_text
 from migrate.destinations import close_shared, open_destination, shared_destination
 from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrateError, SourceError, UsageError
-from migrate.evidence import anchors
 from migrate.failpoints import reach
 from migrate.host import stop_signals
-from migrate.jobs import reconcile
+from migrate.jobs import anchors, reconcile
 from migrate.lists.studies import StudyList
 from migrate.manifest import Effects, Lock, Manifest, Queue
 from migrate.manifest.file import now_ms

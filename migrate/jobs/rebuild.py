@@ -25,8 +25,8 @@ from migrate.destinations import shared_destination
 from migrate.dicom.part10 import read_header
 from migrate.dicom.scanner import scan_file
 from migrate.errors import Interrupted, ObjectMissing, UsageError
-from migrate.evidence import anchors
 from migrate.host import stop_signals
+from migrate.jobs import anchors
 from migrate.jobs.migration import Migration
 from migrate.manifest.anchored import NO_HEAD, RESTORED, restored_detail
 from migrate.model import (

@@ -7,69 +7,27 @@ association is alone in the end.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 from migrate.dicom import dimse
 from migrate.dicom.dimse import Kind
 from migrate.dicom.move import MAX_SOPS, MoveResult, move
 from migrate.errors import MoveFailed, SourceError, SourceStalled
 from migrate.failpoints import reach
-from migrate.model import InstanceRef, Received, StudyRef, Wanted
+from migrate.model import StudyRef, Wanted
+from migrate.sources.dimse_pacs import DimsePacs
 
-if TYPE_CHECKING:
-    from migrate.sources.dimse_move import DimseMove
-
-_WAITS = 0.05
-_RECENT = 3
+_WAITS = 0.05  # seconds between two looks at what has come
 _FRUITLESS = 20  # C-MOVEs in a row that broke or failed and brought nothing: halving 900 images down to one takes 11
 _STALLS = 3  # the same of those that stalled; one, where nothing has come of the study yet
 _AFTER_ALL = 6  # settle_s of silence once all that is wanted is here: no final answer comes any more
 
 
-class Arrivals:
-    """What has come of the studies being retrieved, by UID."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.by_study: dict[str, set[tuple[str, str]]] = {}
-        self.counts: dict[str, int] = {}  # repeats included
-        self.last_at: dict[str, float] = {}
-        self.total = 0
-        self.recent: dict[str, InstanceRef] = {}  # one image each of the studies that came last
-
-    def add(self, received: Received) -> None:
-        with self.lock:
-            self.total += 1
-            ref = received.ref
-            if ref is not None and ref.study not in self.recent:
-                self.recent[ref.study] = ref
-                if len(self.recent) > _RECENT:
-                    del self.recent[next(iter(self.recent))]
-            study = ref.study if ref is not None else received.claimed[0]
-            if study in self.by_study:
-                self.counts[study] += 1
-                self.last_at[study] = time.monotonic()
-                if ref is not None:
-                    self.by_study[study].add((ref.series, ref.sop))
-
-    def begin(self, study: str) -> None:
-        """Keep account of what comes of this study, until `end`."""
-        with self.lock:
-            self.by_study[study], self.counts[study], self.last_at[study] = set(), 0, 0.0
-
-    def end(self, study: str) -> None:
-        with self.lock:
-            for table in (self.by_study, self.counts, self.last_at):
-                table.pop(study, None)
-
-
 class Attempt:
     """One attempt at a study. Use as a context manager; `ask_all` asks, the rest tells what came of it."""
 
-    def __init__(self, source: DimseMove, study: StudyRef, wanted: Wanted) -> None:
+    def __init__(self, source: DimsePacs, study: StudyRef, wanted: Wanted) -> None:
         self._source, self.study, self._wanted = source, study, wanted
         self._began = self._asked = self._heard = time.monotonic()
         self._turned_away = source.staging.turned_away

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
 
 from migrate.errors import NothingSent, SendingStopped, SourceError, SourceStalled
 from migrate.model import InstanceRef, StudyRef, Wanted
 from migrate.sources import dimse_check
 from migrate.sources.attempt import Attempt
-
-if TYPE_CHECKING:
-    from migrate.sources.dimse_move import DimseMove
+from migrate.sources.dimse_pacs import DimsePacs
 
 _IN_A_ROW = 3  # different studies
 _SAMPLES = 5
@@ -26,7 +23,7 @@ _SAMPLES = 5
 class Breaker:
     """Counts studies in a row of which nothing came; thread-safe."""
 
-    def __init__(self, source: DimseMove) -> None:
+    def __init__(self, source: DimsePacs) -> None:
         self._source = source
         self._lock = threading.Lock()
         self._studies: set[str] = set()

@@ -6,19 +6,16 @@ import contextlib
 import datetime
 import itertools
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
 
 from migrate.dicom.scu import FindSession, echo
 from migrate.errors import NothingSent, PacsMigrateError, QueryFailed
 from migrate.model import Finding, StudyPlanned, Wanted, Window
 from migrate.sources.attempt import Attempt
+from migrate.sources.dimse_pacs import DimsePacs
 from migrate.sources.study_rows import PATIENT_ID
 
-if TYPE_CHECKING:
-    from migrate.sources.dimse_move import DimseMove
 
-
-def check(source: DimseMove) -> list[Finding]:
+def check(source: DimsePacs) -> list[Finding]:
     """C-ECHO, C-FIND, and a C-MOVE of one instance to ourselves."""
     findings: list[Finding] = []
     try:
@@ -35,7 +32,7 @@ def check(source: DimseMove) -> list[Finding]:
     return findings
 
 
-def samples(source: DimseMove, besides: Collection[str] = ()) -> Iterator[StudyPlanned]:
+def samples(source: DimsePacs, besides: Collection[str] = ()) -> Iterator[StudyPlanned]:
     """Studies with images, of one year (or patient) each, the newest first; the first rows are enough. `besides`: none of these."""
     with source.asking() as session:
         if source.patients.insists(session):
@@ -52,7 +49,7 @@ def samples(source: DimseMove, besides: Collection[str] = ()) -> Iterator[StudyP
             yield from itertools.islice((plan for plan in plans if any(series.sops for series in plan.series)), 1)
 
 
-def _samples_of_patients(source: DimseMove, session: FindSession, besides: Collection[str]) -> Iterator[StudyPlanned]:
+def _samples_of_patients(source: DimsePacs, session: FindSession, besides: Collection[str]) -> Iterator[StudyPlanned]:
     for patient in list(source.patients.some(session, 5)):
         for row in list(source.rows(session, Window(None, None, "all"), {PATIENT_ID: patient}, 0)):
             plan = source.listed(session, row.study, {PATIENT_ID: patient})
@@ -61,7 +58,7 @@ def _samples_of_patients(source: DimseMove, session: FindSession, besides: Colle
                 break
 
 
-def _check_move(source: DimseMove, plan: StudyPlanned) -> Finding:
+def _check_move(source: DimsePacs, plan: StudyPlanned) -> Finding:
     series = next(series for series in plan.series if series.sops)
     attempt = Attempt(source, plan.study, Wanted())
     with attempt:
