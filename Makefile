@@ -45,7 +45,7 @@ mutations: $(VENV)/installed
 	MUTATIONS=$${MUTATIONS:-10000} $(BIN)/python -m pytest --timeout 3600 tests/unit/test_seals.py
 
 crash-loop: $(VENV)/installed
-	CRASH_LOOP=all CRASH_SURVIVORS=512 $(BIN)/python -m pytest -s tests/fault/test_crashes.py tests/fault/test_failpoints.py
+	CRASH_LOOP=all CRASH_SURVIVORS=512 $(BIN)/python -m pytest -s tests/fault/test_crashes.py tests/fault/test_failpoints.py tests/fault/test_failing_manifest.py
 
 soak: $(VENV)/installed
 	SOAK_MINUTES=$${SOAK_MINUTES:-60} $(BIN)/python -m tests.fault.soak

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 
 import click
@@ -10,7 +11,7 @@ import click
 from migrate import __version__
 from migrate.cli import deciding, listing, looking, moving, probing, proving, recovering, signing, starting, verifying
 from migrate.cli.frame import EXIT_CODES, say_error
-from migrate.errors import PacsMigrateError
+from migrate.errors import DiskFailing, PacsMigrateError
 from migrate.staging.area import local_error
 
 
@@ -52,6 +53,12 @@ def called(words: list[str] | None = None) -> int:
         failing = local_error(error, "working")
         say_error(failing)
         return failing.exit_code
+    except sqlite3.OperationalError as error:  # the disk under the manifest, at a look at it
+        if error.sqlite_errorcode == sqlite3.SQLITE_ERROR:  # no disk's fault: a statement of ours is wrong
+            raise
+        broken = DiskFailing(f"The manifest cannot be read: {error}.")
+        say_error(broken)
+        return broken.exit_code
 
 
 def main() -> None:

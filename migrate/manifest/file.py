@@ -20,6 +20,7 @@ from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 from migrate.staging.area import local_error
 
+_LOOK = "Check the folder's rights and the disk."
 _LEAST_FREE_BYTES = 256 << 10  # SQLite's log and shared memory grow by less than that at once
 
 
@@ -100,8 +101,10 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             sync_folder(path.parent.parent)  # SQLite syncs the file's own folder, whose name may be new, too
         path.touch(mode=0o600, exist_ok=True)
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON",
-                       "wal_autocheckpoint=0", "recursive_triggers=OFF", "cache_size=-65536"):  # fmt: skip
+        if connection.execute("PRAGMA journal_mode=WAL").fetchone() != ("wal",):  # SQLite goes on without, and says so only here
+            raise DiskFailing(f"The manifest {path} cannot be opened: its disk takes no write-ahead log.", hint=_LOOK)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF", "cell_size_check=ON",
+                       "wal_autocheckpoint=0", "recursive_triggers=OFF", "cache_size=-16384"):  # fmt: skip
             connection.execute(f"PRAGMA {pragma}")
         reach("manifest-opened")
         if schema_version(connection, path) < SCHEMA_VERSION:
@@ -110,7 +113,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
             reach("upgrade-done")
         _write_law(connection)
     except sqlite3.OperationalError as error:
-        raise disk_error(error, path, "opened", hint="Check the folder's rights and the disk.") from error
+        raise disk_error(error, path, "opened", hint=_LOOK) from error
     except sqlite3.DatabaseError as error:
         raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
     except OSError as error:
@@ -143,14 +146,14 @@ def _refuse_newer(version: int, path: Path) -> None:
 
 
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A read-only connection that never locks out the writer. Raises NoManifest, ManifestTooNew."""
+    """A read-only connection that never locks out the writer. Raises NoManifest, ManifestTooNew, DiskFull, DiskFailing."""
     if not path.exists():
         raise NoManifest(f"There is no manifest {path}.")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
         _refuse_newer(schema_version(connection, path), path)
     except sqlite3.OperationalError as error:
-        raise ManifestError(f"The manifest {path} cannot be read: {error}.") from error
+        raise disk_error(error, path, "read", hint=_LOOK) from error
     return connection
 
 

@@ -95,7 +95,7 @@ class Manifest(Writer):
         """Checkpoint and close; the file alone is whole then."""
         try:
             reach("checkpoint-begun")
-            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             reach("checkpoint-done")
         except sqlite3.OperationalError:
             pass  # a reader is looking at an older state: the log stays beside the file, nothing is lost
@@ -136,7 +136,7 @@ class Manifest(Writer):
         if wal.exists() and wal.stat().st_size > over_bytes:
             reach("checkpoint-begun")
             with telling_disk(self.path):
-                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             reach("checkpoint-done")
 
     def _apply(self, outcome: Outcome) -> None:

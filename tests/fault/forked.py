@@ -8,23 +8,25 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from tests.fault.failing_vfs import FailingVfs
 from tests.s3_server import ENVIRONMENT
 
 _LIMIT_S = 300.0  # a capped sweep asks thousands of questions, on a machine that does much else
+_TELLS_S = 30.0  # at most, for a dozen lines of each thread
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: `code` is negative for a signal, None where it had to be stopped after five minutes (`err` shows where it stood)."""
+    """How a run ended: `code` is negative for a signal, None where it had not ended after five minutes (`err` shows where it stood)."""
 
     code: int | None
     out: str
@@ -47,11 +49,15 @@ class Forks:
         self._process.stdin.close()
         self._process.wait(10)
 
-    def run(self, folder: Path, *words: str, failpoint: str = "", kill_after_s: float | None = None) -> Ended:
-        """`pacs-migrate WORDS --config FOLDER/migrate.toml`, killed after a while where that is asked for."""
+    def run(self, folder: Path, *words: str, failpoint: str = "", below_sqlite: str = "", kill_after_s: float | None = None) -> Ended:
+        """`pacs-migrate WORDS --config FOLDER/migrate.toml`, killed after a while where that is asked for.
+
+        `below_sqlite` is KIND:NTH or KIND:NTH+ as `FailingVfs` has it.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         command = [*words, "--config", str(folder / "migrate.toml")]
-        asked = {"words": command, "failpoint": failpoint, "out": str(folder / "out.txt"), "err": str(folder / "err.txt"), "kill_after_s": kill_after_s}
+        asked = {"words": command, "failpoint": failpoint, "below_sqlite": below_sqlite, "out": str(folder / "out.txt"), "err": str(folder / "err.txt"),
+                 "kill_after_s": kill_after_s}  # fmt: skip
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         code = json.loads(self._process.stdout.readline())
@@ -63,29 +69,29 @@ def _child(asked: dict[str, str]) -> None:
 
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
-    faulthandler.register(signal.SIGUSR1)
+    faulthandler.register(signal.SIGUSR1, chain=True)  # tells where all threads are, then dies of it
     failpoints.arm(asked["failpoint"])
+    if asked["below_sqlite"]:
+        kind, nth = asked["below_sqlite"].split(":")
+        FailingVfs(kind, int(nth.removesuffix("+")), lasting=nth.endswith("+"))
     sys.argv = ["pacs-migrate", *asked["words"]]
     cli.main()
 
 
 def _waited(pid: int, kill_after_s: float | None) -> int | None:
-    """Poll, which a process without threads may: it has nothing else to do."""
-    began, stuck = time.monotonic(), False
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return None if stuck else os.waitstatus_to_exitcode(status)
-        passed = time.monotonic() - began
-        if kill_after_s is not None and passed > kill_after_s:
-            os.kill(pid, signal.SIGKILL)
-            kill_after_s = None
-        elif passed > _LIMIT_S and not stuck:
-            stuck = True
-            os.kill(pid, signal.SIGUSR1)  # tells where its threads are
-            time.sleep(1)
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.002)
+    """How a child ended; None for one that did not end within five minutes, which is made to tell where its threads are."""
+    handle = os.pidfd_open(pid)
+    try:
+        limit_s = _LIMIT_S if kill_after_s is None else kill_after_s
+        in_time = bool(select.select([handle], [], [], limit_s)[0])
+        if not in_time:
+            os.kill(pid, signal.SIGUSR1 if kill_after_s is None else signal.SIGKILL)
+            if not select.select([handle], [], [], _TELLS_S)[0]:
+                os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+    finally:
+        os.close(handle)
+    return os.waitstatus_to_exitcode(status) if in_time or kill_after_s is not None else None
 
 
 def _serve() -> None:

@@ -53,13 +53,14 @@ class Rig:
                   retry="attempts = 6\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 1")  # fmt: skip
         return folder
 
-    def struck(self, folder: Path, failpoint: str) -> Ended:
-        """A run that a failpoint strikes; whatever it does, the promises are kept."""
-        ended = self.forks.run(folder, "run", "--json", failpoint=failpoint)
-        assert ended.code is not None, f"{failpoint}: the run hangs"
-        assert unkept_in(folder, self.truth) == [], failpoint
+    def struck(self, folder: Path, failpoint: str = "", *, below_sqlite: str = "") -> Ended:
+        """A run that a failpoint strikes, or a fault below SQLite; whatever it does, the promises are kept."""
+        ended = self.forks.run(folder, "run", "--json", failpoint=failpoint, below_sqlite=below_sqlite)
+        at = failpoint or below_sqlite
+        assert ended.code is not None, f"{at}: the run hangs: {ended.err}"
+        assert unkept_in(folder, self.truth) == [], at
         if ended.code == 0:
-            self.assert_complete(folder, failpoint)
+            self.assert_complete(folder, at)
         return ended
 
     def finish(self, folder: Path, after: str) -> None:
