@@ -87,21 +87,3 @@ def path(index: int, hashes: Sequence[bytes]) -> list[bytes]:
         level = pairs + level[len(pairs) * 2 :]
         at //= 2
     return found
-
-
-def climbed(leaf_hash: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
-    """The root that a path of RFC 9162 2.1.3.2 leads to; None where the path is no path in a tree of that size."""
-    if not 0 <= index < size:
-        return None
-    number, last, root = index, size - 1, leaf_hash
-    for beside in path:
-        if last == 0:
-            return None
-        if number & 1 or number == last:
-            root = node(beside, root)
-            while not number & 1 and number:
-                number, last = number >> 1, last >> 1
-        else:
-            root = node(root, beside)
-        number, last = number >> 1, last >> 1
-    return root if last == 0 else None

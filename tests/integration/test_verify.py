@@ -114,7 +114,7 @@ def test_what_each_level_sees_on_s3_and_run_heals(server: S3Server, tmp_path: Pa
 
 def test_a_signal_ends_a_verification_and_what_was_checked_is_on_record(migrated: Path) -> None:
     """SIGINT: exit 130, no statement about a sample that was cut short, and nothing left locked."""
-    start = [sys.executable, "-c", SLOWLY, "verify", "--deep", "--sample", "90%", "--config", str(migrated / "migrate.toml")]
+    start = [sys.executable, "-c", HELD, "verify", "--deep", "--sample", "90%", "--config", str(migrated / "migrate.toml")]
     with subprocess.Popen(start, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         assert "looking" in running.stderr.readline()
@@ -126,16 +126,19 @@ def test_a_signal_ends_a_verification_and_what_was_checked_is_on_record(migrated
     assert verified(migrated, "--sample", "1%")["missing"] == []
 
 
-SLOWLY = """
-import sys, time
+HELD = """
+import select, signal, socket, sys
 from migrate.cli import main
 from migrate.stages import checking
+came, wakes = socket.socketpair()
+wakes.setblocking(False)
+signal.set_wakeup_fd(wakes.fileno())
 check = checking.check
-def slowly(job):
+def held(job):
     print("looking", file=sys.stderr, flush=True)
-    time.sleep(0.3)
+    select.select([came], [], [], 30)  # until a signal has come, of which nobody takes the byte away
     return check(job)
-checking.check = slowly
+checking.check = held
 main()
 """
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from migrate.evidence.merkle import EMPTY, Tree, climbed, leaf, path, root_of
+from migrate.evidence.merkle import EMPTY, Tree, leaf, node, path, root_of
 
 
 def defined_root(entries: list[bytes]) -> bytes:
@@ -25,6 +26,24 @@ def defined_path(index: int, entries: list[bytes]) -> list[bytes]:
     if index < split:
         return [*defined_path(index, entries[:split]), defined_root(entries[split:])]
     return [*defined_path(index - split, entries[split:]), defined_root(entries[:split])]
+
+
+def climbed(leaf_hash: bytes, index: int, size: int, walked: Sequence[bytes]) -> bytes | None:
+    """The root that a path leads to by RFC 9162 2.1.3.2; None where the path is no path in a tree of that size."""
+    if not 0 <= index < size:
+        return None
+    number, last, root = index, size - 1, leaf_hash
+    for beside in walked:
+        if last == 0:
+            return None
+        if number & 1 or number == last:
+            root = node(beside, root)
+            while not number & 1 and number:
+                number, last = number >> 1, last >> 1
+        else:
+            root = node(root, beside)
+        number, last = number >> 1, last >> 1
+    return root if last == 0 else None
 
 
 def test_roots_are_those_of_the_rfc() -> None:
