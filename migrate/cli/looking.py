@@ -48,7 +48,8 @@ def status(config_path: Path, as_json: bool) -> int:
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder; default: report/ beside the configuration."
 )
 @click.option("--dossier", type=click.Path(path_type=Path), help="Write the whole dossier into this new folder instead.")
-def report(config_path: Path, as_json: bool, out: Path | None, dossier: Path | None) -> int:
+@click.option("--parquet", is_flag=True, help="With --dossier: instances.parquet, too (pip install 'pacs-migrate[parquet]').")
+def report(config_path: Path, as_json: bool, out: Path | None, dossier: Path | None, parquet: bool) -> int:
     """Write the completeness report: report.html, report.json, studies.csv, exceptions.csv.
 
     With --dossier also every instance and event, checksum lists for other tools, and a program that checks all of it.
@@ -56,9 +57,11 @@ def report(config_path: Path, as_json: bool, out: Path | None, dossier: Path | N
     config = load(config_path)
     if out and dossier:
         raise UsageError("--out and --dossier were both given.", hint="The dossier holds the report's files, too.")
+    if parquet and not dossier:
+        raise UsageError("--parquet belongs to a dossier.", hint="Give --dossier DIR, too.")
     reader = open_reader(config.manifest)
     if dossier:
-        page = write_dossier(reader, dossier, prefix=config.destination.prefix)
+        page = write_dossier(reader, dossier, prefix=config.destination.prefix, parquet=parquet)
     else:
         page = write_report(reader, out or config.path.parent / "report")
     click.echo(page.with_name("report.json").read_text(encoding="utf-8") if as_json else f"{'Dossier' if dossier else 'Report'}: {page}")

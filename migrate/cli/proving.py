@@ -18,7 +18,7 @@ from migrate.manifest.anchored import RESTORED, compare, restored_detail
 from migrate.manifest.audit import Audited, Trouble
 from migrate.manifest.audit import audit as audited
 from migrate.manifest.file import open_reader
-from migrate.manifest.sealed import inclusion_proofs
+from migrate.manifest.roots import inclusion_proofs
 
 
 @verb("audit", json=True)

@@ -25,6 +25,7 @@ from migrate.lists.studies import StudyList
 from migrate.manifest import Effects, Lock, Manifest, Queue
 from migrate.manifest.file import now_ms
 from migrate.manifest.listed import count_listed, list_window, standings
+from migrate.manifest.roots import KeptRoots
 from migrate.model import (
     InstanceState,
     Noted,
@@ -121,7 +122,11 @@ class Migration:
         if self.exit_code == Interrupted.exit_code:  # whoever stops a run does not want to wait for a copy
             anchors.drop_or_warn(self.config, destination, root=False, snapshot=False)
         elif self.verb in _MOVING:
-            anchors.drop_or_warn(self.config, destination, root=self.manifest.has_moved(), snapshot=True)
+            moved = self.manifest.has_moved()
+            roots = KeptRoots(self.manifest, self.prefix)
+            while moved and not roots.done:
+                roots.some()
+            anchors.drop_or_warn(self.config, destination, root=moved, snapshot=True)
         else:
             anchors.drop_or_warn(self.config, destination, root=False, snapshot=None)
         self._copied_at = time.monotonic()
@@ -228,7 +233,7 @@ class Migration:
         for _ in range(_CLOSING_SWEEPS + 1):
             stages = [self._enumerate_stage(sweep, selection(self.config.source, until))]
             if not only_enumerate:
-                stages += self._moving_stages()
+                stages += self._moving_stages(pipeline)
             pipeline.run(stages, next_due_s=lambda: self._next_due_s(only_enumerate), cut=self._source.cut)
             pipeline.drain()
             if only_enumerate:
@@ -285,7 +290,7 @@ class Migration:
         """What the windows of a sweep call for; nothing where it has come to its end."""
         return census.judge(Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
 
-    def _moving_stages(self) -> list[Stage]:
+    def _moving_stages(self, pipeline: Pipeline) -> list[Stage]:
         config = self.config
 
         def to_plan(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
@@ -306,15 +311,18 @@ class Migration:
             ),
             Stage("upload", self._batches(InstanceState.STAGED), work.upload, config.workers, side="destination"),
             Stage("verify", self._batches(InstanceState.STORED), work.verify, config.workers, side="destination"),
-            Stage("copy of the manifest", self._copy_due, self._copy_manifest, 1, side="destination"),
+            Stage("copy of the manifest", self._copy_due, lambda _: self._copy_manifest(pipeline), 1, side="destination"),
         ]  # fmt: skip
 
     def _copy_due(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, None]]:
         if not busy and time.monotonic() - self._copied_at >= self.config.proof.snapshot_hours * 3600:
             yield "copy", None
 
-    def _copy_manifest(self, _: None) -> Iterable[Outcome]:
+    def _copy_manifest(self, pipeline: Pipeline) -> Iterable[Outcome]:
         """A long run copies its manifest to the destination every day; it does not fail for that."""
+        roots = KeptRoots(self.manifest, self.prefix)
+        while not (roots.done or pipeline.stopping.is_set()):
+            pipeline.call(roots.some)
         anchors.drop_or_warn(self.config, self._destination, root=True, snapshot=True)
         self._copied_at = time.monotonic()
         return ()

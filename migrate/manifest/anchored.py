@@ -12,7 +12,8 @@ from typing import Any
 
 from migrate.manifest.audit import Trouble, time_of
 from migrate.manifest.file import open_reader, telling_disk
-from migrate.manifest.sealed import Root, literals, migration_root, quoted
+from migrate.manifest.roots import Root, migration_root
+from migrate.manifest.sealed import literals, quoted
 
 RESTORED = "manifest restored"
 """The kind of the event that a restored manifest begins with: seal, head, and the anchors of later seals, which were lost."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from migrate.evidence.merkle import Tree, leaf, root_of, study_entry
+from migrate.evidence.merkle import Tree, study_entry
 from migrate.manifest.announcements import KIND, announced
 from migrate.manifest.audit_schema import as_made, schema_of
 from migrate.manifest.audit_study import STUDY_ROW, Study, differs
-from migrate.manifest.sealed import NO_ROOT, Root, entries, lines_taken_back, literals, quoted, rows_of
+from migrate.manifest.roots import NO_ROOT, Root, study_root
+from migrate.manifest.sealed import lines_taken_back, literals, quoted, rows_of
 from migrate.manifest.seals import FIRST, event_line, head_line
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 
@@ -283,29 +284,30 @@ class _Auditor:
             self._add(study.uid, lines)
             with self.reading(f"study {study.uid}"):
                 study.compare(self.say, rows, log)
-            found: list[Any] = []
             with self.reading(f"study {study.uid}"):
-                found = entries(study.uid, rows, self._prefix)
-            if found:
-                tree.add(study_entry(study.uid, len(found), root_of([leaf(entry) for _, entry in found])))
+                leaves, root = study_root(study.uid, rows, self._prefix)
+                if leaves:
+                    tree.add(study_entry(study.uid, leaves, root))
+                if study.kept not in ((None, None), (leaves, root)):
+                    self.say(f"study {study.uid}", "the root that is kept of it is not that of its instances")
+                proven += leaves
             self.audited.studies += 1
             self.audited.instances += sum(row.state > 0 for row in rows)
-            proven += len(found)
         self.audited.root = Root(tree.root(), tree.leaves, proven)
         for uid in self._connection.execute("SELECT uid FROM found WHERE uid NOT IN (SELECT uid FROM study)").fetchall():
             self.say(f"study {uid[0]}", "is gone, though an event tells of it")
         for table, key in (("series", "study_id IN (SELECT id FROM study)"), ("instance", "series_id IN (SELECT id FROM series)"),
-                           ("copy", "series_id IN (SELECT id FROM series)")):  # fmt: skip
+                           ("copy", "series_id IN (SELECT id FROM series)"), ("study_root", "study_id IN (SELECT id FROM study)")):  # fmt: skip
             for (count,) in self._connection.execute(f"SELECT count(*) FROM {table} WHERE NOT {key}"):
                 if count:
                     self.say(table, f"{count} rows belong to nothing")
 
     def _studies(self) -> Iterator[Study]:
         columns = ", ".join(STUDY_ROW)
-        for row in self._connection.execute(f"SELECT id, uid, state, found_at, changed_at, found_event, {columns} FROM study ORDER BY uid"):
+        for row in self._connection.execute(f"SELECT id, uid, state, found_at, changed_at, found_event, leaves, sha256, {columns} FROM study LEFT JOIN study_root ON study_id = id ORDER BY uid"):
             found = self._connection.execute("SELECT at, detail FROM found WHERE uid = ? AND event = ?", (row[1], row[5])).fetchone()
             tallies = self._connection.execute(_TALLIES, (row[0],)).fetchall()
-            yield Study(row[0], row[1], row[2], row[3], row[4], row[6:], found, tallies)
+            yield Study(row[0], row[1], row[2], row[3], row[4], row[6:8], row[8:], found, tallies)
 
     def _log(self, study: str) -> list[tuple[Any, ...]]:
         """(id, kind, time, series, SOP, detail) of the study's own events."""
@@ -345,5 +347,3 @@ def time_of(at_ms: int) -> str:
     """A time for people."""
     return datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if 0 <= at_ms < 1 << 47 else str(at_ms)
 
-
-__all__ = ["Audited", "Trouble", "audit", "time_of"]

@@ -35,6 +35,7 @@ class Study:
     state: int
     found_at: int
     changed_at: int
+    kept: tuple[Any, ...]
     row: tuple[Any, ...]
     found: tuple[int, str] | None
     tallies: list[tuple[Any, ...]]

@@ -263,6 +263,13 @@ CREATE TABLE seal(
   sha256 BLOB NOT NULL CHECK(length(sha256) = 32) -- over the seal before, the events and the steps
 ) STRICT;
 
+-- The Merkle root over what is proven of a study, computed at the end of a run; gone as soon as one of its instances moves.
+CREATE TABLE study_root(
+  study_id INTEGER PRIMARY KEY REFERENCES study, -- the study
+  leaves INTEGER NOT NULL,           -- how many instances and copies of it are proven
+  sha256 BLOB NOT NULL CHECK(length(sha256) = 32) -- the root; docs/proof.md has its format
+) STRICT;
+
 -- ---- the law ----------------------------------------------------------------------------------------------------------
 
 CREATE TRIGGER study_law BEFORE UPDATE OF state ON study WHEN OLD.state <> NEW.state BEGIN
@@ -343,6 +350,13 @@ CREATE TRIGGER instance_recounted AFTER UPDATE OF state ON instance WHEN OLD.sta
       - CASE WHEN OLD.state BETWEEN 1 AND 2 THEN OLD.size_bytes ELSE 0 END,
     verified_bytes = verified_bytes + CASE NEW.state WHEN 3 THEN NEW.size_bytes ELSE 0 END - CASE OLD.state WHEN 3 THEN OLD.size_bytes ELSE 0 END
   WHERE id = NEW.series_id;
+END;
+
+CREATE TRIGGER instance_leaves_root AFTER UPDATE OF verified_seal ON instance WHEN OLD.verified_seal IS NOT NEW.verified_seal BEGIN
+  DELETE FROM study_root WHERE study_id = (SELECT study_id FROM series WHERE id = NEW.series_id);
+END;
+CREATE TRIGGER copy_leaves_root AFTER UPDATE OF verified_seal ON copy WHEN OLD.verified_seal IS NOT NEW.verified_seal BEGIN
+  DELETE FROM study_root WHERE study_id = (SELECT study_id FROM series WHERE id = NEW.series_id);
 END;
 
 -- ---- the log ------------------------------------------------------------------------------------------------------------

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from migrate.evidence.merkle import EMPTY, Tree, instance_entry, leaf, path, root_of, study_entry
+from migrate.evidence.merkle import instance_entry
 from migrate.manifest.seals import PROOFS, step_line
-from migrate.model import InstanceRef, InstanceState, object_key
+from migrate.model import InstanceRef, object_key
 
 _INSTANCES = """
 SELECT series.uid, modality, sop_uid, NULL, state, listed, conflict, beside, coalesce(class.uid, sop_class_id),
@@ -122,74 +120,9 @@ def quoted(*values: object) -> str:
                     for value in values)  # fmt: skip
 
 
-# -- the Merkle trees
-def entries(study: str, rows: list[Row], prefix: str) -> list[tuple[tuple[str, str, str], bytes]]:
-    """The entries of a study's tree in their order, each with what it is sorted by."""
-    return sorted(row.entry(study, prefix) for row in rows if row.state == InstanceState.VERIFIED)
-
-
-def study_roots(connection: sqlite3.Connection, prefix: str) -> Iterator[tuple[str, int, bytes]]:
-    """(study, leaves, root) of each study with proven instances, in the order of UIDs."""
-    for study_id, uid in connection.execute("SELECT id, uid FROM study ORDER BY uid"):
-        found = entries(uid, rows_of(connection, study_id), prefix)
-        if found:
-            yield uid, len(found), root_of([leaf(entry) for _, entry in found])
-
-
-@dataclass(frozen=True, slots=True)
-class Root:
-    """The migration's Merkle root, and how many studies and instances are under it."""
-
-    sha256: bytes
-    studies: int
-    instances: int
-
-
-NO_ROOT = Root(EMPTY, 0, 0)
-
-
-def migration_root(connection: sqlite3.Connection, prefix: str) -> Root:
-    """The Merkle root over everything that is proven now."""
-    tree, instances = Tree(), 0
-    for study, leaves, root in study_roots(connection, prefix):
-        tree.add(study_entry(study, leaves, root))
-        instances += leaves
-    return Root(tree.root(), tree.leaves, instances)
-
-
-def inclusion_proofs(connection: sqlite3.Connection, sop: str, prefix: str) -> list[dict[str, Any]]:
-    """An inclusion proof for each object proven under this SOP Instance UID: of other instances it holds nothing but hashes."""
-    holders = dict(connection.execute(
-        "SELECT DISTINCT study.uid, study.id FROM study JOIN series ON series.study_id = study.id JOIN instance ON series_id = series.id "
-        "WHERE sop_uid = ?", (sop,)
-    ).fetchall())  # fmt: skip
-    if not holders:
-        return []
-    studies = [(uid, study_entry(uid, leaves, root)) for uid, leaves, root in study_roots(connection, prefix)]
-    hashes = [leaf(entry) for _, entry in studies]
-    root = root_of(hashes).hex()
-    proofs = []
-    for index, (study, in_migration) in enumerate(studies):
-        if study not in holders:
-            continue
-        found = entries(study, rows_of(connection, holders[study]), prefix)
-        leaves = [leaf(entry) for _, entry in found]
-        for place, ((_, found_sop, _), entry) in enumerate(found):
-            if found_sop == sop:
-                proofs.append({
-                    "leaf": entry.decode(), "index": place, "leaves": len(leaves), "path": [each.hex() for each in path(place, leaves)],
-                    "study_leaf": in_migration.decode(), "study_index": index, "studies": len(hashes),
-                    "study_path": [each.hex() for each in path(index, hashes)], "root": root,
-                })  # fmt: skip
-    return proofs
-
-
 def _hex(digest: bytes | None) -> str | None:
     return None if digest is None else digest.hex()
 
 
 def _crc(number: int | None) -> str | None:
     return None if number is None else f"{number & 0xFFFFFFFFFFFFFFFF:016x}"
-
-
-__all__ = ["NO_ROOT", "Root", "Row", "entries", "inclusion_proofs", "lines_taken_back", "literals", "migration_root", "quoted", "rows_of", "study_roots"]

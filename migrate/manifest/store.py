@@ -127,10 +127,10 @@ class Manifest(Writer):
             raise LawBroken(f"The manifest refused a step: {error}.") from error
         except sqlite3.Error as error:
             raise disk_error(error, self.path) from error
-        self.checkpoint(_CHECKPOINT_BYTES)
+        self.checkpoint()
         return self.effects
 
-    def checkpoint(self, over_bytes: int = 0) -> None:
+    def checkpoint(self, over_bytes: int = _CHECKPOINT_BYTES) -> None:
         """Move the write-ahead log into the file when it is larger than that; by the writer alone."""
         wal = self.path.with_name(self.path.name + "-wal")
         if wal.exists() and wal.stat().st_size > over_bytes:

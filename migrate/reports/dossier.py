@@ -5,6 +5,7 @@ It is deterministic: the same manifest gives the same bytes. Its time is that of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,6 +20,9 @@ from migrate.reports import completeness
 from migrate.reports.bag import Objects, sha256, sums_line
 from migrate.reports.inventory import Inventory, base_uri
 from migrate.reports.moment import last_seal_ms
+from migrate.reports.parquet import INSTANCES as PARQUET
+from migrate.reports.parquet import ParquetTable
+from migrate.reports.parquet import require as require_pyarrow
 from migrate.reports.status import is_complete, one_moment
 from migrate.reports.tables import EVENT_COLUMNS, INSTANCE_COLUMNS, SEAL_COLUMNS, Table, events, instances, seals
 
@@ -31,21 +35,26 @@ _LISTED = tuple(map(INSTANCE_COLUMNS.index, ("study", "series", "sop", "modality
 _LEAF = tuple(map(INSTANCE_COLUMNS.index, ("study", "series", "sop", "size_bytes", "dataset_sha256", "file_sha256", "key", "version", "proof")))
 
 
-def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str) -> Path:
+def write_dossier(connection: sqlite3.Connection, folder: Path, *, prefix: str, parquet: bool = False) -> Path:
     """Write every file of the dossier, of one moment, and return the path of its page. `prefix`: that of the object keys.
 
-    Raises UsageError where the folder holds something else or a signed dossier, DiskFailing.
+    `parquet`: instances.parquet, too. Raises UsageError where the folder holds something else or a signed dossier, or pyarrow is missing, DiskFailing.
     """
     _refuse_foreign(folder)
+    files: tuple[str, ...] = _FILES
+    if parquet:
+        require_pyarrow()
+        files = (*_FILES, PARQUET)
     new = folder / ".new"
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         with one_moment(connection):
-            _write(connection, new, prefix)
-        (folder / CONTENTS).unlink(missing_ok=True)  # a dossier that is half the old and half the new one must not look whole
+            _write(connection, new, prefix, files)
+        for name in (CONTENTS, PARQUET):  # a dossier that is half the old and half the new one must not look whole
+            (folder / name).unlink(missing_ok=True)
         (folder / "bag" / "data").mkdir(parents=True, exist_ok=True)
-        for name in (*_FILES, CONTENTS):
+        for name in (*files, CONTENTS):
             os.replace(new / name, folder / name)
     except OSError as error:
         raise DiskFailing(f"The dossier cannot be written into {folder}: {error.strerror}.", hint="Choose another --dossier.") from error
@@ -63,7 +72,7 @@ def _refuse_foreign(folder: Path) -> None:
     names = {path.name for path in folder.iterdir()}
     if SIGNATURE in names:
         raise UsageError(f"{folder} holds a signed dossier.", hint="Signed dossiers stay as they are. Choose another folder.")
-    ours = {name.partition("/")[0] for name in (*_FILES, CONTENTS)} | {".new"}
+    ours = {name.partition("/")[0] for name in (*_FILES, PARQUET, CONTENTS)} | {".new"}
     if names - ours:
         raise UsageError(f"{folder} holds other files.", hint="Choose a new folder for the dossier.")
 
@@ -106,13 +115,17 @@ class Forest:
         return {"seal": number, "head": head, "studies": self._tree.leaves, "leaves": self._leaves, "root": self._tree.root().hex()}
 
 
-def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
+def _write(connection: sqlite3.Connection, folder: Path, prefix: str, files: tuple[str, ...]) -> None:
     at_ms = last_seal_ms(connection)
     objects, forest = Objects(folder), Forest()
     listed = Inventory(folder / "inventory.dcm", connection, at_ms=at_ms, base_uri=base_uri(connection, prefix), complete=is_complete(connection))
-    with Table(folder / "instances.csv.gz", INSTANCE_COLUMNS) as table, listed:
+    with contextlib.ExitStack() as stack:
+        tables: list[Table | ParquetTable] = [stack.enter_context(Table(folder / "instances.csv.gz", INSTANCE_COLUMNS))]
+        tables += [stack.enter_context(ParquetTable(folder / PARQUET))] if PARQUET in files else []
+        stack.enter_context(listed)
         for row in instances(connection, prefix):
-            table.row(row)
+            for each in tables:
+                each.row(row)
             if row[_PROOF] is not None:
                 objects.add(row[_KEY], row[_FILE], row[_SIZE])
                 forest.add(row)
@@ -128,5 +141,5 @@ def _write(connection: sqlite3.Connection, folder: Path, prefix: str) -> None:
     named = connection.execute("SELECT value FROM meta WHERE key = 'migration'").fetchone()
     objects.close(named[0] if named else "", at_ms)
     completeness.write_files(connection, folder, at_ms=at_ms, merkle=merkle)
-    lines = [sums_line(sha256(folder / each), each) for each in sorted(_FILES)]
+    lines = [sums_line(sha256(folder / each), each) for each in sorted(files)]
     (folder / CONTENTS).write_text("".join(lines), encoding="utf-8", newline="")

@@ -83,7 +83,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     for number, batch in enumerate(batches()):
         manifest.commit(batch)
         if number % 4 == 3:
-            manifest.checkpoint()
+            manifest.checkpoint(0)
     manifest.end_run(0)
     states = [state for (state,) in manifest.execute("SELECT state FROM study")]
     manifest.close()

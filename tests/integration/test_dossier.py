@@ -16,13 +16,15 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet
 import pydicom
 import pytest
 
 from migrate.dicom.part10 import read_header
 from migrate.practice.studies import Archive
+from migrate.reports import parquet
 from tests import damaged, second_verifier
-from tests.runs import command, data_sets, practice
+from tests.runs import called, command, data_sets, here, practice
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,32 @@ def test_equal_manifests_give_equal_bytes(migration: Path, tmp_path: Path) -> No
     for _ in range(2):
         assert command(migration, "report", "--dossier", str(tmp_path / "again")).returncode == 0
         assert files(tmp_path / "again") == files(migration / "dossier")
+
+
+def test_parquet_has_the_same_rows(migration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --parquet, instances.parquet says what instances.csv.gz says, in row groups, as equal bytes each time; a later dossier without it has none."""
+    folder = tmp_path / "dossier"
+    monkeypatch.setattr(parquet, "_GROUP_ROWS", 20)
+    assert here(migration, "report", "--dossier", str(folder), "--parquet")[0] == 0
+    first = (folder / parquet.INSTANCES).read_bytes()
+    table = pyarrow.parquet.read_table(folder / parquet.INSTANCES)
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in table.to_pylist()]
+    assert texts == rows(folder / "instances.csv.gz")
+    assert {str(table.schema.field(name).type) for name in ("size_bytes", "staged_at", "verified_seal")} == {"int64"}
+    assert pyarrow.parquet.ParquetFile(folder / parquet.INSTANCES).num_row_groups == -(-len(texts) // 20) > 1
+    assert subprocess.run([sys.executable, str(folder / "verify_dossier.py"), str(folder)], capture_output=True).returncode == 0
+    assert here(migration, "report", "--dossier", str(folder), "--parquet")[0] == 0
+    assert (folder / parquet.INSTANCES).read_bytes() == first
+    assert here(migration, "report", "--dossier", str(folder))[0] == 0
+    assert files(folder) == files(migration / "dossier")
+
+
+def test_parquet_without_pyarrow_is_refused(migration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sentence, what to install, and nothing written; without a dossier the option is no use."""
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    code, _, said = called(migration, "report", "--dossier", str(tmp_path / "new"), "--parquet")
+    assert (code, "pyarrow, which is not installed" in said, "pacs-migrate[parquet]" in said, (tmp_path / "new").exists()) == (2, True, True, False)
+    assert called(migration, "report", "--parquet")[0] == 2
 
 
 def test_other_files_are_left_alone(migration: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from migrate.manifest import Manifest, decisions
 from migrate.manifest.audit import Audited, audit
 from migrate.manifest.file import open_reader
 from migrate.manifest.population import Population
-from migrate.manifest.sealed import inclusion_proofs, migration_root
+from migrate.manifest.roots import KeptRoots, inclusion_proofs, migration_root
 from tests import filled
 from tests.proof_reader import proof_holds, recomputed
 
@@ -123,6 +123,42 @@ def test_what_nobody_touched_holds(file: Path) -> None:
         assert (found.seals, found.head) == database.execute("SELECT id, sha256 FROM seal ORDER BY id DESC").fetchone()
         assert found.events == database.execute("SELECT max(id) FROM event").fetchone()[0]
         assert found.root == migration_root(database, "p/")
+
+
+def test_roots_are_kept_until_something_moves(tmp_path: Path) -> None:
+    """Only studies that moved are computed again, and the migration's root is the one over all instances, whatever is kept of it."""
+    def kept(manifest: Manifest) -> dict[str, int]:
+        return dict(manifest.execute("SELECT uid, leaves FROM study_root JOIN study ON study.id = study_id").fetchall())
+
+    def keep(manifest: Manifest) -> None:
+        roots = KeptRoots(manifest, "p/")
+        while not roots.done:
+            roots.some()
+
+    with filled.fresh_manifest(tmp_path) as manifest:
+        fill(manifest)
+        seals = manifest.one("SELECT count(*) FROM seal")
+        computed = migration_root(manifest.connection, "p/")
+        keep(manifest)
+        assert kept(manifest) == {"1.1": 2, "1.2": 2, "1.3": 4}
+        assert (migration_root(manifest.connection, "p/"), manifest.one("SELECT count(*) FROM seal")) == (computed, seals)
+        proven = {item.ref.sop: item for _, part in Population(manifest.connection).series() for item in part}
+        manifest.commit([DestinationLost(proven["1.1.1.3"], False, "gone"), InstanceVerified(proven["1.2.1.2"], Proof.READ_BACK)])
+        assert kept(manifest).keys() == {"1.2", "1.3"}  # what was read back before is proven no better
+        manifest.commit([DestinationLost(next(item for item in proven.values() if item.copy), False, "gone")])
+        assert kept(manifest).keys() == {"1.2"}
+        anew = migration_root(manifest.connection, "p/")
+        keep(manifest)
+        assert (migration_root(manifest.connection, "p/"), anew.instances) == (anew, computed.instances - 2)
+        manifest.execute("DELETE FROM study_root")
+        assert migration_root(manifest.connection, "p/") == anew
+        keep(manifest)
+    assert audited(tmp_path / "m.db").troubles == []
+    with contextlib.closing(sqlite3.connect(tmp_path / "m.db", isolation_level=None)) as database:
+        database.execute("UPDATE study_root SET leaves = leaves + 1 WHERE study_id = (SELECT id FROM study WHERE uid = '1.2')")
+        database.execute("INSERT INTO study_root VALUES (99, 1, zeroblob(32))")
+    assert [str(each) for each in audited(tmp_path / "m.db").troubles] == [
+        "study 1.2: the root that is kept of it is not that of its instances", "study_root: 1 rows belong to nothing"]
 
 
 def test_every_image_is_proven_to_be_under_the_root_without_naming_another(file: Path) -> None:
