@@ -247,11 +247,11 @@ class Pipeline:
                 if self.stopping.is_set():
                     raise Interrupted("Stopped; everything that was finished is on record.")
                 self._wake.clear()
-                under_way = any(stage.busy for stage in stages)  # looked at first: what ends while stages are asked may have made more ready
-                started = sum(self._offer(stage, pools[stage.name]) for stage in stages)
-                if not started and not under_way:
+                if not self._offer_all(stages, pools):
                     pauses = [stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None]
-                    waits = [wait for wait in (*pauses, next_due_s()) if wait is not None]
+                    waits = [wait for wait in (*pauses, next_due_s()) if wait is not None and wait > 0]
+                    if self._offer_all(stages, pools):  # what was committed or fell due since; nobody can start anything else
+                        continue
                     if not waits:
                         _expect_open(stages)
                         return
@@ -260,6 +260,11 @@ class Pipeline:
                     self._wake.wait(_POLL_S)
         finally:
             self._end(stages, pools, grace_s, cut)
+
+    def _offer_all(self, stages: list[Stage], pools: dict[str, ThreadPoolExecutor]) -> bool:
+        """Hand out what is ready; whether anything was, or has been under way until now."""
+        under_way = any(stage.busy for stage in stages)  # looked at first: what ends while stages are asked may have made more ready
+        return sum(self._offer(stage, pools[stage.name]) for stage in stages) > 0 or under_way
 
     def _offer(self, stage: Stage, pool: ThreadPoolExecutor) -> int:
         free = stage.workers - len(stage.busy)

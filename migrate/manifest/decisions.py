@@ -117,7 +117,7 @@ def _open(manifest: Manifest, entry: Exempted) -> set[str]:
         return found
     files = manifest.execute("SELECT file FROM quarantine WHERE study_uid = ? AND sop_uid = ?", entry.study, entry.sop)
     names = {f"missing:{entry.sop}", f"conflict:{entry.sop}", *(f"quarantined:{file}" for (file,) in files)}
-    return {each for each in found if each in names or each.startswith(f"lost:{entry.sop}~")}
+    return {each for each in found if each in names or each.startswith((f"lost:{entry.sop}~", f"content:{entry.sop}~"))}
 
 
 def accept_window(manifest: Manifest, window_name: str, reason: str, by: str, *, role: str = "", code: str = "other") -> None:

@@ -103,9 +103,10 @@ class Queue:
         return [StudyRef(uid) for (uid,) in rows]
 
     def _due(self, state: StudyState, limit: int) -> list[tuple[int, str]]:
+        """A study whose upload failed is left alone until what is here of it is proven, or its attempts are used up."""
         return self.connection.execute(
-            "SELECT id, uid FROM study WHERE state = ? AND state < 3 AND not_before <= ? AND coalesce(stage, '') NOT IN ('upload', 'verify') "
-            "ORDER BY id LIMIT ?",
+            "SELECT id, uid FROM study WHERE state = ? AND state < 3 AND not_before <= ? AND NOT (coalesce(stage, '') IN ('upload', 'verify') "
+            "AND EXISTS (SELECT 1 FROM series WHERE study_id = study.id AND staged + stored > 0)) ORDER BY id LIMIT ?",
             (int(state), now_ms(), limit),
         ).fetchall()
 

@@ -12,36 +12,49 @@ from migrate.model import StudyState
 _S = StudyState
 
 _EXCEPTIONS = """
-SELECT CASE WHEN instance.conflict THEN 'conflict:' ELSE 'missing:' END || sop_uid FROM instance JOIN series ON series.id = series_id
-  WHERE study_id = :study AND (conflict = 1 OR instance.state < 3)
+SELECT 'missing:' || sop_uid FROM instance JOIN series ON series.id = series_id WHERE study_id = :study AND instance.state < 3
+UNION ALL
+SELECT 'conflict:' || sop_uid FROM instance JOIN series ON series.id = series_id WHERE study_id = :study AND conflict = 1
 UNION ALL
 SELECT 'quarantined:' || file FROM quarantine WHERE study_uid = :uid AND accepted_by IS NULL AND NOT EXISTS (
   SELECT 1 FROM series JOIN instance ON instance.series_id = series.id
   WHERE series.study_id = :study AND instance.sop_uid = quarantine.sop_uid AND instance.state = 3)
 UNION ALL
-SELECT 'lost:' || sop_uid || '~' || substr(lower(hex(dataset_sha256)), 1, 12) FROM copy JOIN series ON series.id = series_id
-  WHERE study_id = :study AND copy.state = 0
+SELECT CASE copy.state WHEN 0 THEN 'lost:' ELSE 'content:' END || sop_uid || '~' || substr(lower(hex(dataset_sha256)), 1, 12)
+  FROM copy JOIN series ON series.id = series_id WHERE study_id = :study
 UNION ALL
 SELECT 'plan:' || error || ':' || coalesce(claimed_instances, '') FROM study WHERE id = :study AND state IN (5, 6) AND stage = 'plan'
+UNION ALL
+SELECT 'claimed:' || max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)) FROM study
+  WHERE id = :study AND state IN (5, 6) AND stage = 'retrieve' AND retrieve_ended = 0
+"""
+# What came and was proven after somebody had signed for its absence: if it is lost then, that is another matter.
+_PROVEN_SINCE = """
+SELECT 'missing:' || sop_uid FROM event WHERE study_uid = :uid AND kind = 'instance fell back' AND detail LIKE :verified AND id > (
+  SELECT max(id) FROM event WHERE study_uid = :uid AND kind = 'acceptance row' AND detail LIKE :acceptance || ',%')
 """
 
 
 def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[str]:
     """Everything of a study that a person may have to answer for, as "kind:what".
 
-    missing (not proven), conflict: SOP Instance UID; quarantined without a sound twin: file; lost: a further content that is neither
-    staged nor stored; plan: why a parked study could not be listed, with what the PACS claims, since nobody knows then
-    what is missing.
+    missing (not proven), conflict: SOP Instance UID; quarantined without a sound twin: file; content: a further content, lost: one that
+    is neither staged nor stored; plan: why a parked study could not be listed, with what the PACS claims, since nobody knows then
+    what is missing; claimed: what it claims of a parked study whose list may be cut short.
     """
     return {row[0] for row in connection.execute(_EXCEPTIONS, {"study": study_id, "uid": uid})}
 
 
-def covered(connection: sqlite3.Connection, study_id: int) -> set[str] | None:
+def covered(connection: sqlite3.Connection, study_id: int, uid: str) -> set[str] | None:
     """What acceptances that were not taken back cover; None where there is none."""
     rows = connection.execute(
-        "SELECT covers FROM acceptance WHERE study_id = ? AND id NOT IN (SELECT acceptance_id FROM revocation)", (study_id,)
+        "SELECT id, covers FROM acceptance WHERE study_id = ? AND id NOT IN (SELECT acceptance_id FROM revocation)", (study_id,)
     ).fetchall()
-    return {entry for (covers,) in rows for entry in json.loads(covers)} if rows else None
+    entries: set[str] = set()
+    for acceptance, covers in rows:
+        since = connection.execute(_PROVEN_SINCE, {"uid": uid, "acceptance": acceptance, "verified": "'verified',%"})
+        entries |= set(json.loads(covers)) - {row[0] for row in since}
+    return entries if rows else None
 
 
 def settle(manifest: Writer, study_id: int) -> None:
@@ -78,11 +91,11 @@ def _step(manifest: Writer, study_id: int) -> bool:
     elif state == _S.RETRIEVED and not under_way:
         open_ones = exceptions(manifest.connection, study_id, str(uid))
         if open_ones:
-            kinds = sorted({entry.partition(":")[0] for entry in open_ones})
-            error = "Conflict" if "conflict" in kinds else "Quarantined"
+            named = [kind for entry in open_ones if (kind := entry.partition(":")[0]) != "content"]
+            error = "Conflict" if "conflict" in named else "Quarantined"
             manifest.execute(
                 "UPDATE study SET stage = 'person', error = ?, detail = ? WHERE id = ?",
-                error, f"{len(open_ones)} instance(s) in {' and '.join(kinds)}: a person has to decide.", study_id,
+                error, f"{len(named)} instance(s) in {' and '.join(sorted(set(named)))}: a person has to decide.", study_id,
             )  # fmt: skip
             target = _S.PARKED
         elif manifest.asks_again and not confirmed:
@@ -95,7 +108,7 @@ def _step(manifest: Writer, study_id: int) -> bool:
             )
             target = _S.MIGRATED
     elif state in (_S.PARKED, _S.ACCEPTED):
-        accepted = covered(manifest.connection, study_id)
+        accepted = covered(manifest.connection, study_id, str(uid))
         if accepted is not None:
             new = exceptions(manifest.connection, study_id, str(uid)) - accepted
             if state == _S.PARKED and not new and not under_way:

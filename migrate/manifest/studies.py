@@ -137,6 +137,8 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
     if same_sweep and claim is not None and claimed is not None and claim != claimed:
         manifest.log("attributes differ", f"{claimed} instances claimed in one row, {claim} in another", study=row.study.study)
         claim = max(claim, claimed)
+    if row.excluded and state in (StudyState.RETRIEVED, StudyState.MIGRATED, StudyState.ACCEPTED):
+        claim = None  # once it is selected again, the number that it is compared with is the one it was planned by
     manifest.execute(
         "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ?, "
         "date = coalesce(?, date), time = coalesce(?, time), modalities = CASE WHEN ? = '' THEN modalities ELSE ? END, "
@@ -215,21 +217,31 @@ def planned(manifest: Writer, plan: StudyPlanned) -> None:
 
 
 class _Numbers(NamedTuple):
-    """What is said and known of a study: instances claimed at most, instances known, those that no answer lists, series without any."""
+    """What is said and known of a study: instances claimed at most, whether its row claims none at all, instances known, those that
+    no answer lists, series without any."""
 
     claimed: int
+    uncounted: int
     known: int
     unlisted: int
     hollow: int
 
     def list_in_doubt(self) -> bool:
-        """Whether the IMAGE answers may be cut short: more is claimed than known, or they show nothing where there should be something."""
-        return self.claimed > self.known or self.hollow > 0 or self.known == self.unlisted
+        """Whether the IMAGE answers may be cut short: more is claimed than known, they show nothing where there should be something, or
+        they are known to be short and nothing else tells how many there are."""
+        return self.claimed > self.known or self.hollow > 0 or self.known == self.unlisted or bool(self.uncounted and self.unlisted)
+
+    def shown_whole_by(self, ended: RetrieveEnded) -> bool:
+        """Whether nothing unlisted can be missing: a list that agrees with what is claimed needs no more; the weaker it is, the more
+        does it take of a C-MOVE of the whole study."""
+        if self.list_in_doubt() or self.uncounted:
+            return ended.whole
+        return ended.clean or not self.unlisted
 
 
 def _numbers(manifest: Writer, study_id: int) -> _Numbers:
     return _Numbers(*manifest.one(
-        "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), "
+        "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), claimed_instances IS NULL, "
         "(SELECT coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = study.id), "
         "(SELECT count(*) FROM series JOIN instance ON series_id = series.id WHERE study_id = study.id AND listed = 0), "
         "(SELECT count(*) FROM series WHERE study_id = study.id AND expected + staged + stored + verified = 0) "
@@ -286,7 +298,8 @@ def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
     """An attempt ended and all that came is durable: the UID sets decide, as far as the list can be believed.
 
     A list may be cut short, or empty. Where the PACS claims more than it lists and sends, that is an old archive's wrong number
-    as long as the study as a whole has come without a failure, and nothing came that no answer lists.
+    as long as the study as a whole has come without a failure, and nothing came that no answer lists. Where it claims nothing, only
+    such a C-MOVE shows that nothing unlisted was left behind.
     """
     uid = ended.study.study
     study_id = manifest.study_id(uid)
@@ -295,7 +308,7 @@ def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
     state, ended_before = manifest.one("SELECT state, retrieve_ended FROM study WHERE id = ?", study_id)
     numbers = _numbers(manifest, study_id)
     short = numbers.claimed > numbers.known and numbers.unlisted > 0
-    believed = not numbers.list_in_doubt() or (not short and (ended.whole or ended_before))
+    believed = not short and (bool(ended_before) or numbers.shown_whole_by(ended))
     manifest.execute(
         "UPDATE study SET retrieve_ended = ?, error = CASE WHEN error = 'EmptyAtSource' AND ? THEN NULL ELSE error END WHERE id = ?",
         int(believed), numbers.known > 0, study_id,

@@ -56,13 +56,14 @@ class InstanceStaged:
 class RetrieveEnded:
     """One attempt at a study ended; the manifest compares UID sets. `status` is the last C-MOVE status (PS3.4 C.4.2).
 
-    `whole`: a C-MOVE of the whole study ended without a failure in it, and no less came than it counts.
+    `clean`: a C-MOVE of the whole study ended without a failure in it; `whole`: and no less came than it counts.
     """
 
     study: StudyRef
     status: int | None = None
     error: str | None = None
     detail: str = ""
+    clean: bool = True
     whole: bool = True
 
 

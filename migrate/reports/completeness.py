@@ -129,11 +129,10 @@ def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
         for sop, at, listed, conflict in connection.execute(_NOT_SIMPLY_PROVEN, (study_id,)):
             if conflict:
                 sops["conflict"].append(sop)
-                continue
-            if at == 0 or (given_up and at < 3 and listed):
-                sops["missing"].append(sop)
-            if not listed:
+            elif not listed:
                 sops["unexpected"].append(sop)
+            if at == 0 or (given_up and at < 3 and not conflict):
+                sops["missing"].append(sop)
         kept = files.get(uid, [])
         entry = {
             "study": uid, "state": StudyState(state).name.lower(), "error": error, "detail": detail, "attempts": attempts,

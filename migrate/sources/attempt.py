@@ -15,7 +15,7 @@ from migrate.dicom.dimse import Kind
 from migrate.dicom.move import MAX_SOPS, MoveResult, move
 from migrate.errors import MoveFailed, SourceError, SourceStalled
 from migrate.failpoints import reach
-from migrate.model import StudyRef, Wanted
+from migrate.model import RetrieveEnded, StudyRef, Wanted
 from migrate.sources.dimse_pacs import DimsePacs
 
 _WAITS = 0.05  # seconds between two looks at what has come
@@ -25,7 +25,7 @@ _AFTER_ALL = 6  # settle_s of silence once all that is wanted is here: no final 
 
 
 class Attempt:
-    """One attempt at a study. Use as a context manager; `ask_all` asks, the rest tells what came of it."""
+    """One attempt at a study. Use as a context manager; `ask_all` asks, `ended` tells what came of it."""
 
     def __init__(self, source: DimsePacs, study: StudyRef, wanted: Wanted) -> None:
         self._source, self.study, self._wanted = source, study, wanted
@@ -57,14 +57,21 @@ class Attempt:
         left = {series: tuple(sop for sop in sops if (series, sop) not in arrived) for series, sops in self._wanted.series.items()}
         return {series: sops for series, sops in left.items() if sops}
 
-    def whole(self) -> bool:
-        """Whether the study was asked for as a whole, and the PACS's answer leaves no doubt that all of it came."""
+    def _clean(self) -> bool:
+        """Whether the study was asked for as a whole, and the PACS's answer tells of no failure."""
         result = self._whole
-        if result is None or result.failed or not (
-            result.status == dimse.SUCCESS or (result.status == dimse.SUBOPERATIONS_FAILED and result.failed == 0)
-        ):
+        if result is None or result.failed:
             return False
-        return (result.completed or 0) + (result.warning or 0) <= len(self.arrived())
+        return result.status == dimse.SUCCESS or (result.status == dimse.SUBOPERATIONS_FAILED and result.failed == 0)
+
+    def _whole_came(self) -> bool:
+        """The same, and no less came than it counts."""
+        result = self._whole
+        return result is not None and self._clean() and (result.completed or 0) + (result.warning or 0) <= len(self.arrived())
+
+    def ended(self) -> RetrieveEnded:
+        """What the manifest is told."""
+        return RetrieveEnded(self.study, self.status, *self._said(), self._clean(), self._whole_came())
 
     def was_turned_away(self) -> bool:
         """True if something is missing and our disk has turned data sets away since this was asked last."""
@@ -76,8 +83,7 @@ class Attempt:
         """The last C-MOVE status."""
         return self._results[-1].status if self._results else None
 
-    @property
-    def ended(self) -> tuple[str | None, str]:
+    def _said(self) -> tuple[str | None, str]:
         """(error, detail): how the C-MOVE ended that left something out, in numbers only; no error where it was with Success or B000."""
         if self._trouble is not None:
             return self._trouble.name, str(self._trouble)

@@ -66,4 +66,4 @@ def _check_move(source: DimsePacs, plan: StudyPlanned) -> Finding:
         if attempt.arrived():
             return Finding("C-MOVE", "ok", "The PACS sends to us.", part="source")
     hint = NothingSent.default_hint
-    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.ended[1]}).", hint, "source")
+    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.ended().detail}).", hint, "source")

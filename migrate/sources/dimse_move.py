@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom import dimse
@@ -58,14 +59,14 @@ class DimseMove(DimsePacs):
             except MoveDestinationUnknown:
                 if not self._breaker.sends(study):
                     raise
-                return RetrieveEnded(study, dimse.DESTINATION_UNKNOWN, MoveFailed.__name__, _UNKNOWN_HERE)
-            error, detail = attempt.ended
+                return RetrieveEnded(study, dimse.DESTINATION_UNKNOWN, MoveFailed.__name__, _UNKNOWN_HERE, clean=False, whole=False)
+            ended = attempt.ended()
             if not attempt.missing() or attempt.arrived() or self.stopped.is_set():
-                return RetrieveEnded(study, attempt.status, error, detail, attempt.whole())
+                return ended
             if attempt.status is not None and self._has_vanished(study):
-                return RetrieveEnded(study, attempt.status, VanishedAtSource.__name__, "The PACS lists no image of it any more.")
+                return replace(ended, error=VanishedAtSource.__name__, detail="The PACS lists no image of it any more.")
         self._breaker.nothing_came(study, success=attempt.status == 0)
-        return RetrieveEnded(study, attempt.status, error, detail, attempt.whole())
+        return ended
 
     def _has_vanished(self, study: StudyRef) -> bool:
         """Whether the PACS lists no image of it any more. Raises errors of scope run."""

@@ -317,3 +317,56 @@ def test_queues_of_studies_ask_by_index(manifest: Manifest) -> None:
     queue.close()
     assert sum("USING INDEX study_queue" in plan for plan in plans) == 3
     assert [plan for plan in plans if plan.startswith("SCAN study") and "INDEX" not in plan] == []
+
+
+def test_an_upload_that_failed_once_does_not_keep_the_rest_from_coming(manifest: Manifest) -> None:
+    """A study is asked for again once what was here of it is proven, whatever failed last."""
+    other, manifest.policy = "1.2.1.2", RetryPolicy(first_wait_s=0, max_wait_s=0)
+    manifest.commit([*planned(REF.sop, other, claimed=2), came(1), RetrieveEnded(STUDY, 0)])
+    manifest.commit([Failed(STUDY, "upload", "PutFailed", "once")])
+    queue = Queue(manifest.path)
+    try:
+        assert queue.studies_to_retrieve(9) == []
+        manifest.commit(proven(1))
+        assert [(study, list(wanted.series.values())) for study, wanted in queue.studies_to_retrieve(9)] == [(STUDY, [(other,)])]
+    finally:
+        queue.close()
+
+
+def accepted(manifest: Manifest) -> None:
+    decisions.accept(manifest, [STUDY.study], "r", "j.doe")
+    assert stands(manifest)[0] == "accepted"
+
+
+def test_a_third_content_is_not_what_was_signed_for(manifest: Manifest) -> None:
+    """An acceptance covers the contents that there were; another one reopens the study, and is proven before anybody can sign again."""
+    manifest.commit([*planned(REF.sop, claimed=1), came(1), came(2, pixels=8), RetrieveEnded(STUDY, 0), *proven(1), *proven(2, copy=True)])
+    assert stands(manifest) == ("parked", "Conflict")
+    accepted(manifest)
+    manifest.commit([came(3, pixels=9)])
+    assert stands(manifest)[0] == "found"
+    manifest.commit([*planned(REF.sop, claimed=1), *proven(3, copy=True)])
+    assert stands(manifest) == ("parked", "Conflict")
+
+
+def test_what_was_proven_after_a_signature_is_not_covered_when_it_is_lost(manifest: Manifest) -> None:
+    """Somebody signed that the PACS cannot send an image. It came after all; that the destination lost it is another matter."""
+    manifest.commit([*planned(REF.sop, claimed=1), RetrieveEnded(STUDY, 0)])
+    manifest.commit([RetrieveEnded(STUDY, 0)])
+    accepted(manifest)
+    manifest.commit([came(1), *proven(1)])
+    manifest.commit([DestinationLost(Item(REF, fixity(1)), False, "gone")])
+    assert stands(manifest)[0] == "found"
+    manifest.commit(planned(REF.sop, claimed=1))
+    for _ in range(2):
+        manifest.commit([RetrieveEnded(STUDY, 0)])
+    assert stands(manifest) == ("parked", "SourceIncomplete")
+
+
+def test_a_study_that_grew_while_it_was_left_out_is_asked_for_again(manifest: Manifest) -> None:
+    """A selection that leaves a migrated study out, and later takes it in again, does not hide what came in between."""
+    migrated(manifest)
+    manifest.commit([StudyFound(STUDY, "20200101", ("CT",), 2, excluded="not this year")])
+    assert stands(manifest)[0] == "migrated"
+    manifest.commit([StudyFound(STUDY, "20200101", ("CT",), 2)])
+    assert stands(manifest)[0] == "found"
