@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.fault.forked import Ended, Forks
 from tests.fault.invariants import Truth, unkept
-from tests.runs import bucket, configure, free_port, practice_process, truth
+from tests.runs import bucket, configure, free_port, truth
 from tests.s3_server import ENVIRONMENT, Deed, S3Server, meddling, seaweedfs
 
 MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap")
@@ -34,6 +35,10 @@ MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", 
 SENDS_MORE = frozenset(("twice", "skip-first", "abort-store"))
 RETRY = "attempts = 20\nfirst_wait_s = 0.05\nmax_wait_s = 0.5\nunreachable_s = 20"
 ASSOCIATIONS = 2
+FIRST, EVERY_MIN = 2000, "0.1"
+"""How many studies the PACS of the long run has at the start, and how long that run waits between two rounds."""
+WARM_BYTES = 18 << 20
+"""A manifest that is larger than this has filled SQLite's page cache (16 MiB)."""
 DEEDS: tuple[tuple[str, Deed], ...] = (
     ("503", (503, b"<Error><Code>SlowDown</Code></Error>")), ("500", (500, b"<Error><Code>InternalError</Code></Error>")),
     ("reset", "reset"), ("drop", "drop"), ("answer lost", "lose"),
@@ -58,6 +63,36 @@ class Sample:
 
 
 @dataclass
+class Course:
+    """How the long run's process went on once it was warm: from when its manifest had outgrown SQLite's page cache."""
+
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def warm(self) -> list[Sample]:
+        return [one for one in self.samples if one.manifest_bytes > WARM_BYTES]
+
+    def slope_mib_h(self) -> float:
+        """Of the resident memory, by least squares over all samples of the warm process."""
+        at, rss = [one.at_s for one in self.warm], [one.rss_bytes for one in self.warm]
+        return statistics.linear_regression(at, rss).slope * 3600 / (1 << 20)
+
+    def text(self) -> str:
+        warm = self.warm
+        if len(warm) < 100:
+            end = self.samples[-1]
+            return (f"not warm: its manifest has {end.manifest_bytes >> 10} KiB and fits into SQLite's cache; "
+                    f"{end.rss_bytes >> 20} MiB resident, {end.threads} threads, {end.descriptors} descriptors")  # fmt: skip
+        quarters = [warm[len(warm) * part // 4 : len(warm) * (part + 1) // 4] for part in range(4)]
+        rss = ", ".join(f"{statistics.median(one.rss_bytes for one in part) / (1 << 20):.1f}" for part in quarters)
+        spans = [f"{name} {min(values)} to {max(values)}" for name, values in
+                 (("threads", [one.threads for one in warm]), ("descriptors", [one.descriptors for one in warm]))]  # fmt: skip
+        return (f"warm after {warm[0].at_s / 60:.0f} minutes, then watched for {(warm[-1].at_s - warm[0].at_s) / 60:.0f}: slope of resident memory "
+                f"{self.slope_mib_h():+.2f} MiB/h, its medians by quarter {rss} MiB, {', '.join(spans)}; the manifest grew to "
+                f"{warm[-1].manifest_bytes >> 20} MiB")  # fmt: skip
+
+
+@dataclass
 class Count:
     """What was done and what was seen."""
 
@@ -70,31 +105,18 @@ class Count:
     manners: Counter[str] = field(default_factory=Counter)
     codes: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    course: Course = field(default_factory=Course)
     long_run_verified: int = 0
-
-    def slope_mib_h(self) -> float:
-        """Of the resident memory of the long run over its second half, by least squares: before that caches fill."""
-        late = self.samples[len(self.samples) // 2 :]
-        if len(late) < 3:
-            return 0.0
-        mean_at, mean = sum(one.at_s for one in late) / len(late), sum(one.rss_bytes for one in late) / len(late)
-        over = sum((one.at_s - mean_at) * (one.rss_bytes - mean) for one in late)
-        return over / sum((one.at_s - mean_at) ** 2 for one in late) * 3600 / (1 << 20)
+    long_run_rounds: int = 0
 
     def text(self) -> str:
-        late = self.samples[len(self.samples) // 2 :] or self.samples
-        threads, descriptors = [one.threads for one in late], [one.descriptors for one in late]
         return "\n".join((
             f"migrations that reached their end: {self.migrations}, byte for byte {self.objects} objects",
             f"SIGKILLs: {self.kills}, restarts: {self.restarts}, checks of all promises: {self.checks}, promises broken: {len(self.wrong)}",
             f"faults of the store: {dict(self.faults)}",
             f"manners of the PACS: {dict(self.manners)}",
             f"how runs ended: {dict(self.codes)}",
-            f"the long run: {self.long_run_verified} instances verified; in its second half {min(one.rss_bytes for one in late) >> 20} to "
-            f"{max(one.rss_bytes for one in late) >> 20} MiB resident, slope {self.slope_mib_h():+.1f} MiB/h, "
-            f"threads {min(threads)} to {max(threads)}, descriptors {min(descriptors)} to {max(descriptors)}; its manifest grew from "
-            f"{late[0].manifest_bytes >> 20} to {late[-1].manifest_bytes >> 20} MiB" if late else "no long run",
+            f"the long run: {self.long_run_rounds} rounds, {self.long_run_verified} instances verified; {self.course.text()}",
             *(f"BROKEN: {each}" for each in self.wrong),
         ))  # fmt: skip
 
@@ -102,10 +124,11 @@ class Count:
 class Soak:
     """The two lanes: migrations that are killed, and one that is not."""
 
-    def __init__(self, server: S3Server, folder: Path, *, seconds: float, seed: int, studies: int = 25, long_studies: int = 20_000) -> None:
+    def __init__(self, server: S3Server, folder: Path, *, seconds: float, seed: int, studies: int = 25, first: int = FIRST) -> None:
+        """`studies` has each migration that is killed; the long run's PACS begins with `first` and gets one more a second."""
         self._server, self._folder, self._seconds = server, folder, seconds
         self._dice = random.Random(seed)
-        self._studies, self._long_studies = studies, long_studies
+        self._studies, self._first = studies, first
         self._began = time.monotonic()
         self.count = Count()
 
@@ -213,9 +236,9 @@ class Soak:
         folder.mkdir()
         name = self._server.new_bucket()
         configure(folder, port, receiver, source="settle_s = 0.3\nassociations = 1", retry=RETRY, destination=bucket(name, self._server.endpoint_url))
-        words = [sys.executable, "-m", "migrate", "run", "--watch", "--every", "0.02", "--config", str(folder / "migrate.toml")]
+        words = [sys.executable, "-m", "migrate", "run", "--watch", "--every", EVERY_MIN, "--config", str(folder / "migrate.toml")]
         ending = threading.Event()
-        with practice_process(folder, port, receiver, "--studies", str(self._long_studies)), (folder / "err.txt").open("w") as err:
+        with self._growing_pacs(port, receiver), (folder / "err.txt").open("w") as err:
             process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=err, env=os.environ | ENVIRONMENT)
             watcher = threading.Thread(target=self._watch, args=(process.pid, folder / "manifests" / "test.db", ending))
             watcher.start()
@@ -234,11 +257,23 @@ class Soak:
                     self.count.wrong.append(f"the long run does not stop as it should: exit {process.returncode}")
         status = subprocess.run([sys.executable, "-m", "migrate", "status", "--json", "--config", str(folder / "migrate.toml")], capture_output=True, text=True)
         self.count.long_run_verified = json.loads(status.stdout)["instances"]["verified"]
+        self.count.long_run_rounds = (folder / "err.txt").read_text().count("Round ended")
+
+    @contextlib.contextmanager
+    def _growing_pacs(self, port: int, receiver: int) -> Iterator[None]:
+        most = self._first + int(10 * self._seconds) + 600  # so that it does not end
+        words = [sys.executable, "-m", "tests.fault.growing", *map(str, (port, receiver, most, self._first, 1.0))]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None and process.stdout.readline() == "listens\n"
+                yield
+            finally:
+                process.kill()
 
     def _watch(self, pid: int, manifest: Path, ending: threading.Event) -> None:
         while not ending.wait(min(5.0, self._seconds / 20)):
             with contextlib.suppress(OSError):
-                self.count.samples.append(Sample.of(pid, time.monotonic() - self._began, manifest))
+                self.count.course.samples.append(Sample.of(pid, time.monotonic() - self._began, manifest))
 
 
 def main() -> int:
@@ -247,7 +282,7 @@ def main() -> int:
     os.environ.update(ENVIRONMENT)
     print(f"{minutes:g} minutes, SOAK_SEED={seed}", flush=True)
     with tempfile.TemporaryDirectory() as name, seaweedfs(Path(name) / "store") as server:
-        count = Soak(server, Path(name), seconds=60 * minutes, seed=seed, long_studies=int(os.environ.get("SOAK_STUDIES", "20000"))).run()
+        count = Soak(server, Path(name), seconds=60 * minutes, seed=seed, first=int(os.environ.get("SOAK_STUDIES", str(FIRST)))).run()
     print(count.text())
     return 1 if count.wrong else 0
 

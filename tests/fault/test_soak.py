@@ -10,11 +10,11 @@ from tests.s3_server import S3Server
 
 def test_some_seconds_of_kills_and_faults(tmp_path: Path, server: S3Server) -> None:
     """Killed, disturbed and restarted, a migration ends as the generator knows it must; a run beside it goes on all the while."""
-    count = Soak(server, tmp_path, seconds=4, seed=2, studies=8, long_studies=60).run()
+    count = Soak(server, tmp_path, seconds=4, seed=2, studies=8, first=20).run()
     print(count.text())
     assert count.wrong == []
     assert count.kills >= 1
     assert count.checks == count.restarts > count.kills
     assert count.objects > 50
     assert count.long_run_verified > 0
-    assert len(count.samples) > 5
+    assert len(count.course.samples) > 5
