@@ -33,9 +33,6 @@ from migrate.staging.area import Staging
 
 log = logging.getLogger(__name__)
 
-_NEGOTIATE_S = 10.0  # from the connection to the whole association request
-_SILENT_S = 5.0  # between two data sets, and
-_STALLED_S = 60.0  # within one: where no place is left, an association that is silent for so long gives way to a new one
 _MOST_NEGOTIATING = 128  # connections without an association: each has a thread and a small buffer
 _MOST_NEGOTIATING_PER_ADDRESS = 64
 
@@ -186,13 +183,13 @@ class Receiver:
         ending = "released"
         try:
             if isinstance(sock, ssl.SSLSocket) and self.settings.tls is not None:
-                tls.shake_hands(sock, self.settings.tls.pin, _NEGOTIATE_S)
+                tls.shake_hands(sock, self.settings.tls.pin, self.settings.negotiate_s)
             association = Association.accept(
                 sock,
                 choose=self._choose,
                 admit=functools.partial(self._admit, number, address),
                 max_pdu=self.settings.max_pdu,
-                negotiate_s=_NEGOTIATE_S,
+                negotiate_s=self.settings.negotiate_s,
                 timeout_s=self.settings.idle_s,
             )
             with self._lock:
@@ -249,9 +246,9 @@ class Receiver:
 
     def _longest_silent(self, numbers: list[int]) -> int | None:
         """The association that has said nothing for the longest time, and for long enough to give way; needs the lock."""
-        now = time.monotonic()
+        now, settings = time.monotonic(), self.settings
         silent = [(session.last_byte_at, number) for number in numbers if (session := self._sessions.get(number)) is not None
-                  and now - session.last_byte_at > (_STALLED_S if session.receiving else _SILENT_S)]  # fmt: skip
+                  and now - session.last_byte_at > (settings.stalled_s if session.receiving else settings.silent_s)]  # fmt: skip
         return min(silent)[1] if silent else None
 
     def _choose(self, offer: ProposedContext) -> str | None:

@@ -36,7 +36,9 @@ class ReceiverSettings:
 
     `transfer_syntax_order`: these are preferred, in this order, where a context proposes them; else its first one is
     taken, which is what the sender has. `ack`: answer when the file is closed and scanned, or only when `deliver`'s
-    future says that it is durable. `idle_s` bounds the silence on an association, `dataset_s` the time that one data set takes.
+    future says that it is durable. `idle_s` bounds the silence on an association, `dataset_s` the time that one data set takes,
+    `negotiate_s` the time from the connection to the whole association request. Where no place is left, an association gives way to a
+    new one that is silent for `silent_s` between two data sets, or for `stalled_s` within one.
     """
 
     ae_title: str = "PACSMIGRATE"
@@ -48,6 +50,9 @@ class ReceiverSettings:
     ack: Literal["received", "durable"] = "received"
     idle_s: float = 600.0
     dataset_s: float = 21600.0
+    negotiate_s: float = 10.0
+    silent_s: float = 5.0
+    stalled_s: float = 60.0
     max_associations: int = 64
     max_per_address: int = 48
     tls: TlsSettings | None = None

@@ -1,4 +1,7 @@
-"""A practice PACS that goes on working: `python -m tests.fault.growing` shows more of its archive with every second."""
+"""A practice PACS that goes on working: `python -m tests.fault.growing PORT RECEIVER STUDIES FIRST A_SECOND`.
+
+Its `FIRST` studies are mammograms, which the migration leaves out: a long list, which costs nothing but to be asked for.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,9 @@ class Growing(Holdings):
 
 
 def main(port: int, receiver: int, studies: int, first: int, a_second: float) -> None:
-    pacs = PracticePacs(Archive(studies), port=port, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)})
-    pacs.holdings = Growing(pacs.archive, first, a_second)
+    archive = Archive(studies, shapes=dict.fromkeys(range(first), (("MG", 1),)))
+    pacs = PracticePacs(archive, port=port, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)})
+    pacs.holdings = Growing(archive, first, a_second)
     with pacs:
         print("listens", flush=True)
         sys.stdin.read()

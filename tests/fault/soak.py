@@ -35,8 +35,9 @@ MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", 
 SENDS_MORE = frozenset(("twice", "skip-first", "abort-store"))
 RETRY = "attempts = 20\nfirst_wait_s = 0.05\nmax_wait_s = 0.5\nunreachable_s = 20"
 ASSOCIATIONS = 2
-FIRST, EVERY_MIN = 2000, "0.1"
-"""How many studies the PACS of the long run has at the start, and how long that run waits between two rounds."""
+FIRST, EVERY_MIN = 45_000, "0.5"
+"""How many studies the PACS of the long run lists from the start, and how long that run waits between two rounds."""
+LONG_SOURCE = 'settle_s = 0.3\nassociations = 1\nmodalities = ["CR", "CT", "MR", "US"]'
 WARM_BYTES = 18 << 20
 """A manifest that is larger than this has filled SQLite's page cache (16 MiB)."""
 DEEDS: tuple[tuple[str, Deed], ...] = (
@@ -125,7 +126,7 @@ class Soak:
     """The two lanes: migrations that are killed, and one that is not."""
 
     def __init__(self, server: S3Server, folder: Path, *, seconds: float, seed: int, studies: int = 25, first: int = FIRST) -> None:
-        """`studies` has each migration that is killed; the long run's PACS begins with `first` and gets one more a second."""
+        """`studies` has each migration that is killed; the long run's PACS begins with `first` that are left out, and gets one more a second."""
         self._server, self._folder, self._seconds = server, folder, seconds
         self._dice = random.Random(seed)
         self._studies, self._first = studies, first
@@ -235,7 +236,7 @@ class Soak:
         folder, receiver, port = self._folder / "long", free_port(), free_port()
         folder.mkdir()
         name = self._server.new_bucket()
-        configure(folder, port, receiver, source="settle_s = 0.3\nassociations = 1", retry=RETRY, destination=bucket(name, self._server.endpoint_url))
+        configure(folder, port, receiver, source=LONG_SOURCE, retry=RETRY, destination=bucket(name, self._server.endpoint_url))
         words = [sys.executable, "-m", "migrate", "run", "--watch", "--every", EVERY_MIN, "--config", str(folder / "migrate.toml")]
         ending = threading.Event()
         with self._growing_pacs(port, receiver), (folder / "err.txt").open("w") as err:

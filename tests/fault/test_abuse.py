@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -44,7 +45,7 @@ def resident_kib() -> int:
 class Bench:
     """A receiver, and what it had before anybody came."""
 
-    def __init__(self, folder: Path, **more: int) -> None:
+    def __init__(self, folder: Path, **more: Any) -> None:
         self.folder, self.got = folder, list[Received]()
         self.staging = Staging(folder / "staging", reserve_bytes=1)
         self.receiver = Receiver(ReceiverSettings(host=HOST, port=0, **more), self.staging, self._keep)
@@ -118,9 +119,9 @@ def test_connections_without_end_keep_nobody_out(bench: Bench, count: int, said:
     bench.nothing_stays()
 
 
-def test_slow_loris_ends_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_loris_ends_in_time(tmp_path: Path) -> None:
     """A byte now and then does not prolong the time that a request may take."""
-    monkeypatch.setattr("migrate.dicom.receiver._NEGOTIATE_S", 0.5)
+    bench = Bench(tmp_path, negotiate_s=0.5)
     began = time.monotonic()
     with connected(bench) as sock:
         sock.settimeout(0.05)
@@ -132,6 +133,8 @@ def test_slow_loris_ends_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
         assert time.monotonic() - began < 2
     bench.served()
     bench.nothing_stays()
+    bench.receiver.close()
+    bench.staging.close()
 
 
 def test_one_address_cannot_take_every_association(tmp_path: Path) -> None:
@@ -153,11 +156,10 @@ def test_one_address_cannot_take_every_association(tmp_path: Path) -> None:
     bench.staging.close()
 
 
-def test_silent_associations_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_associations_give_way(tmp_path: Path) -> None:
     """Whoever holds every place of the PACS's own address and says nothing keeps it out no longer than for a moment; an
     association with a data set on its way stays."""
-    monkeypatch.setattr("migrate.dicom.receiver._SILENT_S", 0.05)
-    bench = Bench(tmp_path, max_associations=6, max_per_address=5)
+    bench = Bench(tmp_path, max_associations=6, max_per_address=5, silent_s=0.05)
     held = [Association.request(HOST, bench.port, calling="HOLDS", called="X", contexts=[OFFER], timeout_s=5) for _ in range(5)]
     busy = held[0]
     command = dimse.encode_command({dimse.COMMAND_FIELD: dimse.C_STORE, dimse.MESSAGE_ID: 1, dimse.DATASET_TYPE: 1, dimse.PRIORITY: 0,
