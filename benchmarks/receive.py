@@ -45,6 +45,7 @@ from migrate.model import Received
 from migrate.staging.area import Staging
 from tests import dicom_peers
 from tests.dicom_peers import HOST, PeerServer
+from tests.ports import free_port
 
 MAX_PDU = 131072
 PEERS = {
@@ -121,7 +122,7 @@ def main() -> None:
         for name, (ae_title, command) in PEERS.items():
             folders[name] = folder / ae_title.lower()
             folders[name].mkdir()
-            port = dicom_peers.free_port()
+            port = free_port()
             full = [*command, "-od", str(folders[name]), "-pdu", str(MAX_PDU), str(port)]
             log = folder / f"{ae_title}.log"
             pids[name] = stack.enter_context(serving(full, _answers(ae_title, port), log))

@@ -1,11 +1,14 @@
-"""What tests of any kind share: one real S3 server a test process, and the keys that it takes."""
+"""What tests of any kind share: one real S3 server a test process, the keys that it takes, and an empty manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from migrate.manifest import Manifest
+from tests.filled import fresh_manifest
 from tests.s3_server import ENVIRONMENT, S3Server, seaweedfs
 
 
@@ -13,6 +16,13 @@ from tests.s3_server import ENVIRONMENT, S3Server, seaweedfs
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with seaweedfs(tmp_path_factory.mktemp("weed")) as running:
         yield running
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Iterator[Manifest]:
+    """An empty one, whose work is parked at the first failure."""
+    with fresh_manifest(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)

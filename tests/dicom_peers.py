@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from migrate.dicom import dimse, part10, scanner
 from migrate.dicom.upper_layer import Association, ProposedContext
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 
@@ -32,13 +32,6 @@ class PeerServer:
     ae_title: str
     folder: Path
     host: str = HOST
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
 
 
 def run(*command: str | Path, ok: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:

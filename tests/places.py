@@ -12,7 +12,8 @@ from awscrt.checksums import crc64nvme
 
 from migrate.config import DestinationSettings, FolderSettings, S3Settings
 from migrate.model import Fixity, InstanceRef, Item, object_key
-from tests.s3_server import S3Server, free_ports
+from tests.ports import free_ports
+from tests.s3_server import S3Server
 
 _numbers = itertools.count(1)
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from migrate.cli import cli
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
+from tests.ports import free_port
 
 FOLDER = 'kind = "folder"\npath = "bucket"'
 
@@ -49,12 +49,6 @@ port = {receiver}
 {retry}
 """)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

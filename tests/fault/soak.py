@@ -27,7 +27,8 @@ from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.fault.forked import Ended, Forks
 from tests.fault.invariants import Truth, unkept
-from tests.runs import bucket, configure, free_port, truth
+from tests.ports import free_port
+from tests.runs import bucket, configure, truth
 from tests.s3_server import ENVIRONMENT, Deed, S3Server, meddling, seaweedfs
 
 MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap")

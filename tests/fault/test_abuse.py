@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,13 @@ from migrate.dicom.upper_layer import Association, ProposedContext, Rejected, Up
 from migrate.model import Received
 from migrate.staging.area import Staging
 from tests.dicom_peers import HOST, store
+from tests.waiting import until
 
 CT = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
 OFFER = ProposedContext("1.2.840.10008.5.1.4.1.1.2", (dimse.EXPLICIT_LE,))
 ECHO = ProposedContext(dimse.VERIFICATION, (dimse.EXPLICIT_LE,))
 REQUEST = negotiation.encode_request("ABUSER", "X", negotiation.numbered((OFFER,)), 16384)
 MOST_MEMORY_KIB = 300 << 10
-
-
-def until(condition: Callable[[], bool], limit_s: float = 15.0) -> None:
-    event, give_up = threading.Event(), time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        event.wait(0.01)
 
 
 def resident_kib() -> int:

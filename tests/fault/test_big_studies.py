@@ -14,7 +14,8 @@ import pytest
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import configure, free_port
+from tests.ports import free_port
+from tests.runs import configure
 
 MIB, IMAGES = int(os.environ.get("HUGE_MIB", "100")), int(os.environ.get("MANY_IMAGES", "500"))
 _MOST_MEMORY_KIB = 300 << 10

@@ -10,7 +10,8 @@ from pydicom.datadict import DicomDictionary
 
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import bucket, called, configure, free_port
+from tests.ports import free_port
+from tests.runs import bucket, called, configure
 from tests.s3_server import S3Server
 
 WORDS = ("Patient", "Physician", "Address", "Telephone", "Institution", "Operator", "Comments", "Responsible", "Requesting", "Admi", "Name")

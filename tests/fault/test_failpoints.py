@@ -23,7 +23,8 @@ from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.fault.forked import Ended, Forks
 from tests.fault.invariants import Truth, unkept_in
-from tests.runs import configure, data_sets, free_port, left_over, truth
+from tests.ports import free_port
+from tests.runs import configure, data_sets, left_over, truth
 
 ALL = os.environ.get("CRASH_LOOP") == "all"
 NAMES = [name for name in POINTS if name != "disk"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from migrate.practice.studies import Archive
-from tests.runs import changing, data_sets, free_port, here, practice, truth
+from tests.ports import free_port
+from tests.runs import changing, data_sets, here, practice, truth
 
 SIGNED = ("--reason", "nobody can mend it", "--by", "j.doe")
 

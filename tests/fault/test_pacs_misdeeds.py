@@ -15,7 +15,8 @@ from migrate.practice.holdings import PATH
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.records import StudyRecord
 from migrate.practice.studies import Archive
-from tests.runs import command, configure, data_sets, free_port
+from tests.ports import free_port
+from tests.runs import command, configure, data_sets
 
 NONE, LAST, MIDDLE, ALL = "", "last", "middle", "all"
 

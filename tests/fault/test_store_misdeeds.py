@@ -18,7 +18,8 @@ from migrate.dicom.part10 import read_header
 from migrate.model import InstanceRef, object_key
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import bucket, called, configure, free_port
+from tests.ports import free_port
+from tests.runs import bucket, called, configure
 from tests.s3_server import ACCESS_KEY, SECOND_ACCESS_KEY, SECRET_KEY, Asked, Deed, Passed, S3Server, meddling
 
 PART_BYTES = 5 << 20

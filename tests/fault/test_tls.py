@@ -26,8 +26,9 @@ from migrate.dicom.tls import public_key
 from migrate.errors import ConfigError, SourceUnreachable
 from migrate.model import Received
 from migrate.staging.area import Staging
-from tests.dicom_peers import HOST, free_port, orthanc, run
+from tests.dicom_peers import HOST, orthanc, run
 from tests.integration.test_real_peers import archive_files
+from tests.ports import free_port
 from tests.runs import called, configure
 
 CT = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"

@@ -23,7 +23,8 @@ from migrate.dicom.identifier import decode_identifier
 from migrate.errors import ConfigError, DiskFailing
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import command, configure, free_port, here, truth
+from tests.ports import free_port
+from tests.runs import command, configure, here, truth
 
 # PS3.15 A.5.1: child elements in their order, attributes that must be there, attributes that may be.
 _CODED = ((), {"csd-code", "codeSystemName", "originalText"}, {"displayName"})

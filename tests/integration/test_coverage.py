@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from migrate.manifest import Manifest
 from migrate.manifest.file import open_reader
@@ -14,17 +12,11 @@ from migrate.model import StudyFound, StudyRef, Window, WindowAnswered, WindowFa
 from migrate.reports import coverage, coverage_text
 from migrate.reports.coverage import Coverage, Day, Swept, gaps
 from migrate.reports.pictures import calendar
-from tests.filled import answered, asked, fresh_manifest, in_browser, read, swept, written
+from tests.filled import answered, asked, in_browser, read, swept, written
 
 DAY = datetime.date
 YEAR = Window("20200101", "20201231")
 NO_KEY = Window(None, None, "all")
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    with fresh_manifest(tmp_path) as opened:
-        yield opened
 
 
 def covered(manifest: Manifest) -> Coverage:

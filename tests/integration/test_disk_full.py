@@ -17,7 +17,8 @@ import pytest
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import configure, free_port
+from tests.ports import free_port
+from tests.runs import configure
 from tests.small_disk import SmallDisk, small_disk
 
 STAGING_DISK_BYTES = 8 << 20

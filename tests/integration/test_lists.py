@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from migrate.practice.studies import EMPTY, UNDATED, Archive
 from tests.runs import changing, command, data_sets, practice, truth
+from tests.waiting import until
 
 UNKNOWN = "2.25.1234567890123"
 
@@ -111,11 +110,7 @@ def test_a_list_that_is_stopped_goes_on(tmp_path: Path) -> None:
         listed = write(tmp_path, "AccessionNumber", *(study.accession for study in archive))
         words = [sys.executable, "-m", "migrate", "enumerate", "--list", listed, "--config", str(tmp_path / "migrate.toml")]
         child = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        path, until = tmp_path / "manifests" / "test.db", time.monotonic() + 30
-        while not path.exists() or not events(tmp_path, "studies found"):
-            assert time.monotonic() < until
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(0.05)
+        until(lambda: (tmp_path / "manifests" / "test.db").exists() and events(tmp_path, "studies found"), during=child)
         child.terminate()
         child.communicate(timeout=30)
         before = len(events(tmp_path, "studies found"))  # each value of a list is a commit of its own

@@ -10,7 +10,8 @@ import pytest
 from migrate.dicom.part10 import file_header
 from migrate.practice.studies import Archive
 from tests.dicom_peers import dcmqrscp, orthanc
-from tests.runs import command, configure, free_port
+from tests.ports import free_port
+from tests.runs import command, configure
 
 PEERS = {"orthanc": orthanc, "dcmqrscp": dcmqrscp}
 LISTS = {

@@ -10,13 +10,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from migrate.practice.studies import Archive
-from tests.runs import command, configure, data_sets, free_port, left_over, practice, practice_process, truth
+from tests.ports import free_port
+from tests.runs import command, configure, data_sets, left_over, practice, practice_process, truth
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("fault", ["", "skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap"])
@@ -120,10 +121,7 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path: Path) -> None:
     """SIGTERM ends a run with 130 and the next one completes it."""
     with practice(tmp_path, studies=60) as archive:
         child = subprocess.Popen([sys.executable, "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")], stderr=subprocess.PIPE)
-        until = time.monotonic() + 20
-        while not list((tmp_path / "bucket").glob("studies/*")) and time.monotonic() < until:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(0.05)
+        until(lambda: list((tmp_path / "bucket").glob("studies/*")), during=child)
         child.terminate()
         child.communicate(timeout=40)
         assert child.returncode == 130
@@ -149,10 +147,7 @@ def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:
     with practice_process(tmp_path, port, receiver) as pacs:
         words = [sys.executable, "-m", "migrate", "run", "--json", "--config", str(tmp_path / "migrate.toml")]
         run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        until = time.monotonic() + 30
-        while not list((tmp_path / "bucket").glob("studies/*")) and time.monotonic() < until:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                run.wait(0.02)
+        until(lambda: list((tmp_path / "bucket").glob("studies/*")), during=run)
         pacs.kill()
         pacs.wait()
     assert run.stderr is not None

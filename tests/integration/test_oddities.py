@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from migrate.manifest import Manifest
 from migrate.manifest.decisions import accept_window
@@ -22,16 +19,10 @@ from migrate.model import (
     WindowFailed,
     WindowJudged,
 )
-from tests.filled import answered, asked, came, fresh_manifest, in_browser, migrated, planned, proven, read, received, swept, written
+from tests.filled import answered, asked, came, in_browser, migrated, planned, proven, read, received, swept, written
 
 YEAR = Window("20200101", "20201231")
 NO_KEY = Window(None, None, "all")
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    with fresh_manifest(tmp_path) as opened:
-        yield opened
 
 
 def odd(manifest: Manifest) -> list[str]:

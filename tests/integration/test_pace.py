@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from migrate.manifest import Manifest
@@ -13,13 +10,7 @@ from migrate.model import Failed, InstanceState, Noted, StudyRef, Window
 from migrate.reports import status, status_text
 from migrate.reports.pace import throughput
 from migrate.reports.status import duration
-from tests.filled import asked, came, fresh_manifest, items, migrated, planned, proven, received, swept
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    with fresh_manifest(tmp_path) as opened:
-        yield opened
+from tests.filled import asked, came, items, migrated, planned, proven, received, swept
 
 
 def since_ten_minutes(manifest: Manifest) -> None:

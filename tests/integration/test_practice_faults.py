@@ -6,7 +6,6 @@ import itertools
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -18,14 +17,8 @@ from migrate.dicom.upper_layer import Association, ProposedContext, Rejected
 from migrate.practice.faults import DEFAULTS, FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.records import StudyRecord
-from tests.dicom_peers import HOST, PeerServer, run, storescp
+from tests.dicom_peers import HOST, PeerServer, run
 from tests.practice_scu import ARCHIVE, STUDIES, find, move, moved, sops
-
-
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeerServer]:
-    with storescp(tmp_path_factory.mktemp("storescp"), ae_title="DEST") as server:
-        yield server
 
 
 def bad(receiver: PeerServer, *faults: str) -> PracticePacs:

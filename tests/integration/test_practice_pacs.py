@@ -16,14 +16,8 @@ from migrate.dicom.scu import FindSession, Peer
 from migrate.dicom.upper_layer import Association, ProposedContext
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.dicom_peers import HOST, PeerServer, run, storescp
+from tests.dicom_peers import HOST, PeerServer, run
 from tests.practice_scu import ARCHIVE, STUDIES, TITLE, find, modalities, move, moved, sops
-
-
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeerServer]:
-    with storescp(tmp_path_factory.mktemp("storescp"), ae_title="DEST") as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pydicom
@@ -13,14 +12,8 @@ import pytest
 
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.records import JPEG_LOSSLESS
-from tests.dicom_peers import HOST, PeerServer, run, storescp
+from tests.dicom_peers import HOST, PeerServer, run
 from tests.practice_scu import ARCHIVE, STUDIES, moved, sops
-
-
-@pytest.fixture(scope="module")
-def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PeerServer]:
-    with storescp(tmp_path_factory.mktemp("storescp"), ae_title="DEST") as server:
-        yield server
 
 
 def bad(receiver: PeerServer, *faults: str) -> PracticePacs:

@@ -17,8 +17,9 @@ from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.sources.dimse_probe import DimseProbe
 from migrate.sources.probe_asking import NAMES, TOTAL_S
-from tests.dicom_peers import dcmqrscp, free_port, orthanc
+from tests.dicom_peers import dcmqrscp, orthanc
 from tests.integration.test_real_peers import archive_files
+from tests.ports import free_port
 from tests.runs import command, configure, data_sets, practice, truth
 
 HONEST = {

@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ from migrate.model import (
     StudyRef,
 )
 from migrate.reports import status
-from tests.filled import came, fresh_manifest, items, planned, received, swept
+from tests.filled import came, items, planned, received, swept
 
 
 class Clock:
@@ -41,12 +40,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    with fresh_manifest(tmp_path) as opened:
-        yield opened
 
 
 def plan(study: str, images: int) -> StudyPlanned:

@@ -10,7 +10,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.proof_reader import proof_holds, recomputed
 from tests.runs import changing, command, data_sets, here, truth
+from tests.waiting import until
 
 
 def manifest_of(folder: Path) -> Path:
@@ -241,10 +241,7 @@ def test_a_run_that_was_killed_and_lost_its_disk_goes_on_from_the_copy_made_on_t
     """Long runs copy the manifest while they go on; from such a copy the next run ends complete."""
     with pacs(tmp_path, "slow-answers=0.02", proof="snapshot_hours = 0.0001", studies=4):
         run = subprocess.Popen([sys.executable, "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")], stderr=subprocess.DEVNULL)
-        until = time.monotonic() + 60
-        while len(own(tmp_path, "anchors")) < 2 and run.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
-        assert run.poll() is None
+        until(lambda: len(own(tmp_path, "anchors")) >= 2, 60, during=run)
         run.send_signal(signal.SIGKILL)
         run.wait()
         die(tmp_path)

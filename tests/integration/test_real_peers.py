@@ -13,7 +13,8 @@ import pytest
 
 from migrate.dicom.part10 import file_header, read_header
 from migrate.practice.studies import Archive
-from tests.dicom_peers import dcmqrscp, free_port, orthanc, run, storescp
+from tests.dicom_peers import dcmqrscp, orthanc, run, storescp
+from tests.ports import free_port
 from tests.runs import bucket, configure
 from tests.s3_server import ENVIRONMENT, seaweedfs
 

@@ -16,7 +16,8 @@ from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.fault.forked import Forks
 from tests.fault.invariants import unkept_in
-from tests.runs import bucket, configure, data_sets, free_port, left_over, truth
+from tests.ports import free_port
+from tests.runs import bucket, configure, data_sets, left_over, truth
 from tests.s3_server import S3Server
 
 SPAN = "settle_s = 0.2\nassociations = 1\nfrom = 2016-01-01\nto = 2019-12-31"

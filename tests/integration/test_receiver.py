@@ -26,6 +26,7 @@ from migrate.model import Received, Rolled
 from migrate.staging.area import Staging
 from tests import dicom_peers
 from tests.dicom_peers import HOST, run
+from tests.waiting import until
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 NAMES = (
@@ -60,13 +61,6 @@ class Bench:
 
     def idle(self) -> None:
         until(lambda: not self.receiver._associations and not self.receiver._sockets)
-
-
-def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    event, give_up = threading.Event(), time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        event.wait(0.01)
 
 
 Open = Callable[..., Bench]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from tests.filled import (
     HOSTILE,
     came,
     fixity,
-    fresh_manifest,
     in_browser,
     items,
     migrated,
@@ -37,12 +35,6 @@ from tests.filled import (
     verdict,
     written,
 )
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    with fresh_manifest(tmp_path) as opened:
-        yield opened
 
 
 def test_everything_proven_is_complete(manifest: Manifest) -> None:

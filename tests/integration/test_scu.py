@@ -24,6 +24,8 @@ from migrate.model import Received
 from migrate.staging.area import Staging
 from tests import dicom_peers
 from tests.dicom_peers import HOST, PeerServer
+from tests.ports import free_port
+from tests.waiting import until
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 NAMES = ("CT_small.dcm", "MR_small.dcm", "rtplan.dcm", "JPEG2000.dcm", "SC_rgb_jpeg_gdcm.dcm")
@@ -33,14 +35,6 @@ CT = pydicom.dcmread(SAMPLES / "CT_small.dcm", stop_before_pixels=True)
 
 def never() -> None:
     return None
-
-
-def until(condition: Callable[[], bool], limit_s: float = 10.0) -> None:
-    event = threading.Event()
-    give_up = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        event.wait(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +131,7 @@ def test_wrong_title_is_refused_for_good(tmp_path: Path) -> None:
 def test_nobody_listens() -> None:
     """A refused TCP connection is SourceUnreachable."""
     with pytest.raises(errors.SourceUnreachable):
-        scu.echo(scu.Peer(HOST, dicom_peers.free_port(), "PACS", "MIGRATE"))
+        scu.echo(scu.Peer(HOST, free_port(), "PACS", "MIGRATE"))
 
 
 def test_silent_peer_is_unreachable_in_time() -> None:

@@ -8,7 +8,6 @@ import json
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +16,10 @@ import pytest
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import bucket, configure, free_port
-from tests.s3_server import SEAWEEDFS_PORTS, S3Server, free_ports, seaweedfs
+from tests.ports import free_port, free_ports
+from tests.runs import bucket, configure
+from tests.s3_server import SEAWEEDFS_PORTS, S3Server, seaweedfs
+from tests.waiting import until
 
 STUDIES = 20
 
@@ -55,11 +56,7 @@ def objects(server: S3Server) -> dict[str, str]:
 
 
 def await_objects(server: S3Server, run: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 30
-    while not objects(server):
-        assert run.poll() is None and time.monotonic() < until
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            run.wait(0.02)
+    until(lambda: objects(server), during=run)
 
 
 def assert_all_arrived(server: S3Server, archive: Archive) -> None:

@@ -18,7 +18,8 @@ from migrate.config import load
 from migrate.errors import UsageError
 from migrate.manifest.file import open_reader
 from migrate.reports import report
-from tests.runs import bucket, configure, data_sets, free_port, here, practice
+from tests.ports import free_port
+from tests.runs import bucket, configure, data_sets, here, practice
 
 from migrate.practice.pacs import PracticePacs  # isort: skip
 from migrate.practice.studies import Archive  # isort: skip

@@ -20,8 +20,9 @@ from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, Peer
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from tests.runs import changing, command, configure, data_sets, free_port, left_over, practice_process, truth
-from tests.s3_server import ENVIRONMENT, SEAWEEDFS_PORTS, free_ports, seaweedfs
+from tests.ports import free_port, free_ports
+from tests.runs import changing, command, configure, data_sets, left_over, practice_process, truth
+from tests.s3_server import ENVIRONMENT, SEAWEEDFS_PORTS, seaweedfs
 
 S3 = """kind = "s3"
 bucket = "images"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,10 @@ from migrate.errors import UsageError
 from migrate.lists.exceptions import Row, read_exemptions, refuse
 from migrate.manifest import Manifest, decisions
 from migrate.model import RetrieveEnded, StudyRef, StudyState, Window, WindowAnswered, WindowJudged, WindowsPlanned
-from tests.filled import fresh_manifest, planned, swept
+from tests.filled import planned, swept
 from tests.runs import configure
 
 STUDY = "1.2"
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> Iterator[Manifest]:
-    with fresh_manifest(tmp_path) as opened:
-        yield opened
 
 
 def stands(manifest: Manifest) -> str:
