@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from migrate.manifest import Manifest
 from tests.filled import fresh_manifest
 from tests.s3_server import ENVIRONMENT, S3Server, seaweedfs
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,16 @@ from migrate.model import RetryPolicy
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
+    """[destination] of kind folder: objects are files under `path`."""
+
     path: Path
     prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
+    """[destination] of kind s3. `part_bytes`: what is larger than two of these goes up in parts of it."""
+
     bucket: str
     prefix: str = ""
     region: str | None = None
@@ -24,7 +28,13 @@ class S3Settings:
     kms_key_id: str | None = None
     bucket_owner: str | None = None
     workers: int = 8
+    part_bytes: int = 8 << 20
     allow_http: bool = False
+
+    @property
+    def in_parts_from_bytes(self) -> int:
+        """The largest object that is put in one piece."""
+        return 2 * self.part_bytes
 
 
 DestinationSettings = FolderSettings | S3Settings
@@ -53,6 +63,8 @@ class AuditSettings:
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
+    """[source]: the PACS. `associations`: the most C-MOVEs at once."""
+
     host: str
     port: int
     ae_title: str
@@ -74,6 +86,8 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class ReceiverConfig:
+    """[receiver]: our Storage SCP. `allow`: addresses and networks that may connect; `ack`: received or durable; `max_pdu` in bytes."""
+
     ae_title: str = "PACSMIGRATE"
     host: str = "0.0.0.0"
     port: int = 11112
@@ -95,6 +109,8 @@ class ProofSettings:
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """The whole of a migrate.toml: `path` is the file itself, `sha256` its hash in hex; `workers` upload at once."""
+
     path: Path
     name: str
     manifest: Path

@@ -12,6 +12,7 @@ from migrate.config.table import Table
 
 
 def destination_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> tuple[DestinationSettings | None, int]:
+    """(what [destination] says, its number of workers); None, with `mistakes` longer, where it says too little. `base`: relative paths begin there."""
     table = Table("destination", data.get("destination"), mistakes)
     kind = table.take("kind", str, required=True, fits=lambda k: k in ("s3", "folder"), must='"s3" or "folder"')
     prefix = table.take("prefix", str, "", fits=_is_prefix, must="a relative path without . or .. in it")
@@ -29,9 +30,10 @@ def destination_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> tup
         allow_http = table.take("allow_http", bool, False)
         if endpoint and urlsplit(endpoint).scheme == "http" and not allow_http and not _is_loopback(urlsplit(endpoint).hostname or ""):
             table.wrong("endpoint_url", "is not encrypted; use https://, or set allow_http = true if that is really meant")
+        part_mib = table.take("part_mib", int, 8, fits=lambda n: 5 <= n <= 32, must="from 5 (the least that S3 takes) to 32")
         options = {key: table.take(key, str) for key in ("region", "storage_class", "kms_key_id", "bucket_owner")}
         if bucket:
-            result = S3Settings(bucket, prefix, endpoint_url=endpoint, workers=workers, allow_http=allow_http, **options)
+            result = S3Settings(bucket, prefix, endpoint_url=endpoint, workers=workers, part_bytes=(part_mib or 0) << 20, allow_http=allow_http, **options)
     if kind is not None:
         table.done()
     return result, workers

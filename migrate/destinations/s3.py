@@ -14,7 +14,6 @@ from typing import Any
 from migrate.config import S3Settings
 from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, base64_of, crc_base64
 from migrate.destinations.s3_errors import error_of, telling
-from migrate.destinations.s3_parts import MULTIPART_FROM_BYTES
 from migrate.destinations.s3_probe import Word, probe
 from migrate.destinations.s3_transport import Transport
 from migrate.errors import (
@@ -136,7 +135,7 @@ class S3:
         self._expect_staged(file, fixity, whole=not word.sha256)
         if not word.create_only and (receipt := self._existing(key, fixity)):
             return receipt
-        multipart = fixity.size_bytes > MULTIPART_FROM_BYTES and word.crc64nvme
+        multipart = fixity.size_bytes > self.settings.in_parts_from_bytes and word.crc64nvme
         for attempt in range(1, _CONFLICTS + 1):
             try:
                 answer = self._transport.put(key, file, fixity, headers, multipart=multipart)

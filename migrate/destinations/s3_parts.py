@@ -27,8 +27,6 @@ from migrate.destinations.s3_access import Access
 from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, error_code
 from migrate.destinations.s3_http import CONNECT_S
 
-MULTIPART_FROM_BYTES = 16 << 20
-PART_BYTES = 8 << 20
 _MEMORY_BYTES = 256 << 20  # the least that the client accepts; whole parts are streamed, so it stays far below
 
 
@@ -55,7 +53,7 @@ class Parts:
         try:
             running = self._connected().make_request(
                 request=request, on_headers=on_headers, type=S3RequestType.PUT_OBJECT, send_filepath=str(file),
-                multipart_upload_threshold=MULTIPART_FROM_BYTES,
+                multipart_upload_threshold=self._access.settings.in_parts_from_bytes,
             )  # fmt: skip
         except AwsCrtError as error:
             raise _trouble(error) from error
@@ -99,7 +97,7 @@ class Parts:
                     bootstrap=bootstrap, region=access.region, tls_connection_options=tls,
                     tls_mode=S3RequestTlsMode.ENABLED if access.encrypted else S3RequestTlsMode.DISABLED,
                     signing_config=create_default_s3_signing_config(region=access.region, credential_provider=provider),
-                    part_size=PART_BYTES, multipart_upload_threshold=MULTIPART_FROM_BYTES, memory_limit=_MEMORY_BYTES,
+                    part_size=access.settings.part_bytes, multipart_upload_threshold=access.settings.in_parts_from_bytes, memory_limit=_MEMORY_BYTES,
                     fio_options=S3FileIoOptions(should_stream=True), connect_timeout_ms=CONNECT_S * 1000,
                     max_active_connections_override=access.settings.workers,
                     retry_config=S3RetryConfig(max_retries=access.retries, backoff_scale_factor_ms=round(access.first_wait_s * 1000)),

@@ -303,7 +303,7 @@ _prefixes = st.lists(_part.filter(lambda part: part not in (".", "..") and part 
 )
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=_prefixes, beside=st.booleans())
 def test_any_prefix_comes_through(place: Place, tmp_path: Path, prefix: str, beside: bool) -> None:
     """Whatever characters a prefix has, the object stands under exactly that key and is found there again."""

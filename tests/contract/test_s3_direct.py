@@ -150,7 +150,7 @@ def test_no_answer_breaks_the_client() -> None:
 
     with answering(serve) as host:
 
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=300)
         @given(_ODD_ANSWERS)
         def check(raw: bytes) -> None:
             nonlocal now

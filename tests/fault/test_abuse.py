@@ -237,7 +237,7 @@ pieces = st.one_of(
 
 
 @given(asked=st.booleans(), said=st.lists(pieces, min_size=1, max_size=6))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_random_pdus_do_no_harm(bench: Bench, asked: bool, said: list[bytes]) -> None:
     """Whatever comes before or in an association, nothing of it stays and no defect shows."""
     with connected(bench) as sock, contextlib.suppress(OSError):

@@ -22,11 +22,8 @@ from tests.ports import free_port
 from tests.runs import bucket, called, configure
 from tests.s3_server import ACCESS_KEY, SECOND_ACCESS_KEY, SECRET_KEY, Asked, Deed, Passed, S3Server, meddling
 
-PART_BYTES = 5 << 20
-
-
 ARCHIVE = Archive(2, shapes={0: (("MR", 2),), 1: (("CT", 24),)})
-HEAVY = Archive(1, pixels=1700, shapes={0: (("CT", 2),)})  # each image goes in two parts
+HEAVY = Archive(1, pixels=2350, shapes={0: (("CT", 2),)})  # each image goes in three parts of 5 MiB
 KEYS = {object_key(InstanceRef(*uids), ""): uids[2] for *uids, _ in ARCHIVE.truth()}
 VICTIMS = [key for key in KEYS if f"/{ARCHIVE.study(1).uid}/" in key]
 OTHER = next(key for key in KEYS if key not in VICTIMS)
@@ -100,13 +97,13 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rigged(folder: Path, server: S3Server, archive: Archive) -> Iterator[Rig]:
+def rigged(folder: Path, server: S3Server, archive: Archive, more: str = "") -> Iterator[Rig]:
     made, receiver = Rig(folder, server, server.new_bucket(), archive), free_port()
     with (
         PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
         meddling(lambda *request: made.on_request(*request), server, made.asked) as store,
     ):
-        configure(folder, pacs.port, receiver, source="settle_s = 0.1", destination=bucket(made.bucket, store.endpoint_url),
+        configure(folder, pacs.port, receiver, source="settle_s = 0.1", destination=bucket(made.bucket, store.endpoint_url) + more,
                   retry="attempts = 3\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 30")  # fmt: skip
         yield made
         made.assert_harmless()
@@ -124,11 +121,8 @@ def rig(tmp_path: Path, server: S3Server) -> Iterator[Rig]:
 
 
 @pytest.fixture
-def heavy(tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr("migrate.destinations.s3_parts.MULTIPART_FROM_BYTES", PART_BYTES)
-    monkeypatch.setattr("migrate.destinations.s3.MULTIPART_FROM_BYTES", PART_BYTES)
-    monkeypatch.setattr("migrate.destinations.s3_parts.PART_BYTES", PART_BYTES)
-    with rigged(tmp_path, server, HEAVY) as made:
+def heavy(tmp_path: Path, server: S3Server) -> Iterator[Rig]:
+    with rigged(tmp_path, server, HEAVY, "\npart_mib = 5") as made:
         yield made
 
 
@@ -357,8 +351,7 @@ def test_uploads_in_parts(heavy: Rig) -> None:
 
 def test_a_killed_upload_is_aborted_by_the_next_run(heavy: Rig) -> None:
     """Killed in the middle of the parts, a run leaves an upload open; the next one aborts it and puts the object whole."""
-    part = f"from migrate.destinations import s3, s3_parts; s3.MULTIPART_FROM_BYTES = s3_parts.MULTIPART_FROM_BYTES = s3_parts.PART_BYTES = {PART_BYTES}; "
-    words = [sys.executable, "-c", part + "from migrate.cli import main; main()", "run", "--config", str(heavy.folder / "migrate.toml")]
+    words = [sys.executable, "-m", "migrate", "run", "--config", str(heavy.folder / "migrate.toml")]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
 
         def kill(method: str, key: str, count: int) -> Deed | None:

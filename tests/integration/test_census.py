@@ -48,7 +48,7 @@ def test_every_habit_ends_with_all_studies_or_a_named_question(tmp_path: Path, h
         assert (swept.found, swept.blocked) == (uids(archive) | (swept.found & uids(pacs.holdings)), False)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sets(st.sampled_from(HABITS), min_size=3, max_size=3))
 def test_three_habits_at_once_never_make_a_false_whole(habits: set[str]) -> None:
     """Any three together: all studies, or a question that blocks."""

@@ -292,7 +292,7 @@ def test_rows_come_however_they_are_laid_out() -> None:
 
     with scripted(script) as peer, scu.FindSession(peer) as session:
 
-        @settings(deadline=None, max_examples=100)
+        @settings(max_examples=100)
         @given(ROWS, st.integers(7, 3000), st.one_of(st.just(2.0), st.floats(0, 1, exclude_max=True)))
         def check(rows: Plan, step: int, share: float) -> None:
             nonlocal plan

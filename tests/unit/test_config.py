@@ -96,6 +96,7 @@ attempts = true
         ("port = 104", "port = 104\nsettle_s = inf", "settle_s must be"),
         ("port = 104", "port = 104\nfrom = 2020-01-02T10:00:00\nto = 2021-01-01", "from must be a date"),
         ("[source]", "staging_max_gib = inf\n[source]", "staging_max_gib must be"),
+        ('kind = "folder"\npath = "bucket"', 'kind = "s3"\nbucket = "images"\npart_mib = 4', "part_mib must be from 5"),
         ("[destination]", '[receiver]\nallow = ["pacs.example.org"]\n[destination]', "allow must be"),
         ("[destination]", '[receiver]\nallow = [7]\n[destination]', "allow must be"),
         ("[destination]", "[retry]\nfirst_wait_s = nan\n[destination]", "first_wait_s must be"),

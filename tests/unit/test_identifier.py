@@ -6,7 +6,7 @@ import struct
 from datetime import date
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.datadict import dictionary_VR
@@ -19,8 +19,6 @@ from pydicom.tag import Tag
 from migrate.dicom.identifier import EXPLICIT_LE, IMPLICIT_LE, BadIdentifier, decode_identifier, encode_identifier
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # what is odd here is meant to be
-
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 SYNTAXES = st.sampled_from((IMPLICIT_LE, EXPLICIT_LE))
 STUDY_UID, STUDY_COUNT, COMMENTS = 0x0020000D, 0x00201208, 0x00204000
@@ -89,7 +87,6 @@ def read_by_pydicom(raw: bytes, syntax: str) -> dict[int, bytes]:
     return {tag: bytes(element.value or b"") for tag, element in elements.items() if tag not in DECODED}
 
 
-@patient
 @given(datasets(), SYNTAXES)
 def test_we_read_what_pydicom_reads(dataset: Dataset, syntax: str) -> None:
     """Whatever pydicom wrote, in both syntaxes, we find the same values, and no sequence that can be told as one."""
@@ -99,7 +96,6 @@ def test_we_read_what_pydicom_reads(dataset: Dataset, syntax: str) -> None:
     assert syntax == IMPLICIT_LE or not values.keys() & set(SEQUENCES)
 
 
-@patient
 @given(datasets(), SYNTAXES)
 def test_a_cut_identifier_is_refused(dataset: Dataset, syntax: str) -> None:
     """Cut between two elements it is one with fewer of them; cut anywhere else it is refused."""
@@ -119,7 +115,6 @@ def test_a_cut_identifier_is_refused(dataset: Dataset, syntax: str) -> None:
                 decode_identifier(whole[:cut], syntax)
 
 
-@patient
 @given(datasets(), SYNTAXES, st.data())
 def test_a_changed_identifier_raises_nothing_else(dataset: Dataset, syntax: str, data: st.DataObject) -> None:
     """With a byte changed, put in or taken out, an identifier is read or refused."""
@@ -132,7 +127,6 @@ def test_a_changed_identifier_raises_nothing_else(dataset: Dataset, syntax: str,
         return
 
 
-@patient
 @given(st.binary(max_size=120), st.sampled_from((IMPLICIT_LE, EXPLICIT_LE, "1.2")))
 def test_any_bytes_as_identifier(raw: bytes, syntax: str) -> None:
     """Any bytes decode or raise BadIdentifier."""
@@ -166,7 +160,6 @@ KEYS = st.dictionaries(
 )
 
 
-@patient
 @given(KEYS, SYNTAXES)
 def test_identifier_is_read_back(keys: dict[int, str], syntax: str) -> None:
     """What is asked is what we and pydicom read of it, by tag, but for the padding."""

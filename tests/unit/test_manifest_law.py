@@ -207,4 +207,4 @@ class Law(RuleBasedStateMachine):
 
 
 TestLaw = Law.TestCase
-TestLaw.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLaw.settings = settings(max_examples=150, stateful_step_count=40)

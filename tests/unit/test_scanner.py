@@ -12,7 +12,7 @@ import pydicom
 import pydicom.data
 import pytest
 from awscrt.checksums import crc64nvme
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate.dicom.framing import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, MAX_DEPTH
@@ -221,7 +221,7 @@ def test_every_cut_inside_an_element_is_an_error(name: str) -> None:
     assert passed == boundaries(data, syntax) - {0}
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(st.sampled_from(sorted(WHOLE)), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8))
 def test_changed_bytes_never_raise(name: str, changes: list[tuple[int, int]]) -> None:
     """Whatever stands in a data set, the answer is a Scan."""
@@ -232,7 +232,7 @@ def test_changed_bytes_never_raise(name: str, changes: list[tuple[int, int]]) ->
     assert isinstance(scan(spoilt, 0, syntax), Scan)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.binary(max_size=300),
     st.integers(0, 320),

@@ -26,7 +26,7 @@ STEPS = st.lists(
     st.tuples(st.sampled_from(["settle", "settle", "release", "restart"]), st.integers(0, 5), st.integers(0, 3)),
     max_size=25,
 )
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_one_changed_byte_in_a_request(position: int, value: int) -> None:
         return
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.binary(max_size=200), st.integers(0, 255))
 def test_any_bytes_in_an_association(raw: bytes, kind: int) -> None:
     """Reading an association of any bytes ends, with a documented error or a release, and closes the socket."""
@@ -94,7 +94,7 @@ def test_any_bytes_in_an_association(raw: bytes, kind: int) -> None:
             assert not ours.open
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.booleans(), st.binary(max_size=3000)), min_size=1, max_size=6),
     st.integers(0, 3000),
