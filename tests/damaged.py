@@ -36,11 +36,15 @@ SEALED = {
 """Columns whose change must be found even by whoever believes contents.sha256."""
 
 
+CHECKED = (*SEALED, "merkle.json", "report.json", "SHA256SUMS", "bag/manifest-sha256.txt")
+"""Files whose content follows from the sealed tables, so that an older one is found by whoever believes contents.sha256."""
+
+
 LOST = "000000000007-0123456789ab"
 
 
 def build(folder: Path, prefix: str = "") -> Path:
-    """`dossier` and `bucket` in the folder; returns the dossier."""
+    """`dossier` and `bucket` in the folder, and under `older` two dossiers as they were on the way; returns the dossier."""
     place = f"folder:{folder}/bucket" + (f" prefix {prefix}" if prefix else "")
     manifest = Manifest(folder / "m.db", identity={"source": "a", "destination": place, "migration": "damaged"}, policy=RetryPolicy(attempts=1))
     manifest.begin_run("run", "öperator", "0" * 64)
@@ -53,6 +57,7 @@ def build(folder: Path, prefix: str = "") -> Path:
         _receive(manifest, [_came(study, number) for number in range(count)])
         manifest.commit([RetrieveEnded(StudyRef(study), 0)])
         proven += _prove(manifest, folder / "bucket" / prefix, Proof.ATTESTED)
+    _leave(manifest, folder, prefix, "older/0")
     _plan(manifest, "1.4", 3)
     lost = _came("1.4", 0)
     _receive(manifest, [lost, _came("1.4", 1), _came("1.4", 1, "other"), _came("1.4", 9), _quarantined()])
@@ -64,24 +69,36 @@ def build(folder: Path, prefix: str = "") -> Path:
     manifest.commit([DestinationLost(again, False, "not there", file_kept=False), DestinationLost(spoilt, True, "other bytes", file_kept=False)])
     _receive(manifest, [_came("1.2", int(item.ref.sop.rpartition(".")[2])) for item in (again, spoilt)])  # the second one goes beside
     _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
+    _leave(manifest, folder, prefix, "older/1")
     accept(manifest, ["1.4"], "the tape is lost", "J. Doe")
     _plan(manifest, "1.6", 3)  # is on its way: expected, staged, stored
     _receive(manifest, [_came("1.6", 0), _came("1.6", 1)])
     stored = items(manifest, InstanceState.STAGED)[0]
     manifest.commit([InstanceStored(stored, Receipt(_key(stored), version="v", checksum="sha256:x"))])
     manifest.end_run(3)
-    reader = open_reader(manifest.path)
-    page = write_dossier(reader, folder / "dossier", prefix=prefix)
-    head = reader.execute("SELECT id, lower(hex(sha256)) FROM seal ORDER BY id DESC LIMIT 1").fetchone()
-    reader.close()
+    anchors = _leave(manifest, folder, prefix, "dossier")
     manifest.close()
-    merkle = json.loads(page.with_name("merkle.json").read_text())
-    anchors = folder / "bucket" / prefix / "_pacs-migrate" / "anchors"
-    anchors.mkdir(parents=True)
     (anchors / f"{LOST}.json").write_text(json.dumps({"migration": "damaged", "seal": 7, "head": "0123456789ab" + "0" * 52, "root": None}))
     (anchors / "000000000099-ffffffffffff.json").write_text(json.dumps({"migration": "another", "seal": 99, "head": "f" * 64, "root": None}))
-    (anchors / f"{head[0]:012d}-{head[1][:12]}.json").write_text(json.dumps({"migration": "damaged", "seal": head[0], "head": head[1], "root": merkle["root"]}))
-    return page.parent
+    return folder / "dossier"
+
+
+def _leave(manifest: Manifest, folder: Path, prefix: str, name: str) -> Path:
+    """A dossier of this moment, and its anchor; the folder of anchors."""
+    reader = open_reader(manifest.path)
+    page = write_dossier(reader, folder / name, prefix=prefix)
+    reader.close()
+    merkle = json.loads(page.with_name("merkle.json").read_text())
+    anchors = folder / "bucket" / prefix / "_pacs-migrate" / "anchors"
+    anchors.mkdir(parents=True, exist_ok=True)
+    said = {"migration": "damaged", "seal": merkle["seal"], "head": merkle["head"], "root": merkle["root"]}
+    (anchors / f"{merkle['seal']:012d}-{merkle['head'][:12]}.json").write_text(json.dumps(said))
+    return anchors
+
+
+def own_anchors(folder: Path) -> list[Path]:
+    """Those of the dossier's migration that have to fit, the newest last."""
+    return sorted(path for path in folder.rglob("bucket/**/anchors/*.json") if path.stem != LOST and "another" not in path.read_text())
 
 
 def _content(sop: str, more: str) -> bytes:
@@ -187,7 +204,7 @@ BLIND: tuple[Callable[[Path, random.Random], None], ...] = (flip, cut, byte, los
 
 
 def by_accident(folder: Path, dice: random.Random) -> str:
-    """Damage one file of the dossier or one object; its name."""
+    """Damage one file of the dossier or one object, or put an older one in its place; its name."""
     dossier, bucket = folder / "dossier", folder / "bucket"
     proven = [bucket / line.partition("  ")[2] for line in (dossier / "SHA256SUMS").read_text().splitlines()]  # others are foreign
     files = sorted(path for path in (*dossier.rglob("*"), *proven) if path.is_file())
@@ -195,11 +212,51 @@ def by_accident(folder: Path, dice: random.Random) -> str:
     if path.suffix == ".dcm" and dice.random() < 0.2 and path.parent.parent.parent.name != "dossier" and bucket in path.parents:
         other = dice.choice([file for file in files if bucket in file.parents and file != path])
         shutil.copyfile(other, path)  # another object's bytes
+    elif dossier in path.parents and dice.random() < 0.2 and (other := _older(folder, path, dice)):
+        shutil.copyfile(other, path)
     else:
         before = path.read_bytes()
         while path.exists() and path.read_bytes() == before:
             dice.choice(BLIND)(path, dice)
     return path.relative_to(dossier if dossier in path.parents else bucket).as_posix()
+
+
+def _older(folder: Path, path: Path, dice: random.Random) -> Path | None:
+    """The same file of an older dossier, if it was another then."""
+    name, now = path.relative_to(folder / "dossier"), path.read_bytes()
+    others = [other for each in ("0", "1") if (other := folder / "older" / each / name).is_file() and other.read_bytes() != now]
+    return dice.choice(others) if others else None
+
+
+def rolled_back(folder: Path, dice: random.Random) -> str:
+    """Put older files, all of them or some that fit, in the place of the newest, or change what an anchor says; what was done."""
+    dossier = folder / "dossier"
+    what = dice.choice(("whole", "files", "anchor"))
+    if what == "whole":
+        what = dice.choice(("older/0", "older/1"))
+        shutil.copytree(folder / what, dossier, dirs_exist_ok=True)
+    elif what == "files":
+        older = {name: path for name in dice.sample(CHECKED, dice.randint(1, 3)) if (path := _older(folder, dossier / name, dice))}
+        older = older or {"merkle.json": folder / "older" / "0" / "merkle.json"}
+        for name, path in older.items():
+            shutil.copyfile(path, dossier / name)
+        believe(dossier)
+        what = f"older {', '.join(older)}"
+    else:
+        anchors = own_anchors(folder)
+        path = dice.choice(anchors)
+        said = json.loads(path.read_text())
+        name = dice.choice(("seal", "head", "root") if path == anchors[-1] else ("seal", "head"))
+        said[name] = said[name] + dice.choice((-1, 1, 100)) if name == "seal" else _flipped(said[name], dice)
+        path.write_text(json.dumps(said))
+        what = f"{name} of {path.name}"
+    return what
+
+
+def _flipped(digest: str, dice: random.Random) -> str:
+    raw = bytearray(bytes.fromhex(digest))
+    raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
+    return raw.hex()
 
 
 def on_purpose(folder: Path, dice: random.Random) -> str:
@@ -239,12 +296,10 @@ def _another(cell: str, others: list[str], dice: random.Random) -> str:
     return cell[:at] + dice.choice("0123456789abcdef") + cell[at + 1 :] if dice.random() < 0.8 else ""
 
 
-def signature(folder: Path, dice: random.Random) -> str:
-    """Change a bit of the signature itself, not of its armor."""
-    path = folder / "dossier" / "dossier.sig"
-    first, *middle, last = path.read_text().strip().splitlines()
+def other_signature(armored: bytes, dice: random.Random) -> bytes:
+    """With a changed bit in the signature itself, not in its armor."""
+    first, *middle, last = armored.decode().strip().splitlines()
     raw = bytearray(base64.b64decode("".join(middle)))
     raw[dice.randrange(len(raw))] ^= 1 << dice.randrange(8)
     text = base64.b64encode(bytes(raw)).decode()
-    path.write_text("\n".join([first, *(text[at : at + 70] for at in range(0, len(text), 70)), last, ""]))
-    return "dossier.sig"
+    return "\n".join([first, *(text[at : at + 70] for at in range(0, len(text), 70)), last, ""]).encode()

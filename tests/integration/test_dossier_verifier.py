@@ -101,6 +101,17 @@ def test_changes_on_purpose_are_found(sound: Path, tmp_path: Path) -> None:
         assert not second_verifier.holds(folder / "dossier", folder / "bucket"), f"seed {number}: {what}"
 
 
+def test_roll_backs_and_changed_anchors_are_found(sound: Path, tmp_path: Path) -> None:
+    """An older dossier, older files of it with hashes that fit, and anchors that say something else: both verifiers find it."""
+    folder = copy(sound, tmp_path / "copy")
+    for number in range(SEED, SEED + DAMAGES // 2):
+        repaired(sound, folder)
+        what = damaged.rolled_back(folder, random.Random(number))
+        code, said = verify(folder)
+        assert (code, "WRONG" in said) == (1, True), f"seed {number}: {what}\n{said}"
+        assert not second_verifier.holds(folder / "dossier", folder / "bucket"), f"seed {number}: {what}"
+
+
 def test_more_seals_than_hashes_at_once_take_more_walks(sound: Path, tmp_path: Path) -> None:
     """With room for seven open hashes the chain is gone through in parts: it holds, and each damage is found."""
     source = SOURCE.read_text(encoding="utf-8")
@@ -124,8 +135,7 @@ def test_a_damaged_signature_is_found(sound: Path, tmp_path: Path) -> None:
     assert signing.verify(folder / "dossier", signers).wrong == []
     good = (folder / "dossier" / "dossier.sig").read_bytes()
     for number in range(SEED, SEED + DAMAGES // 10):
-        (folder / "dossier" / "dossier.sig").write_bytes(good)
-        damaged.signature(folder, random.Random(number))
+        (folder / "dossier" / "dossier.sig").write_bytes(damaged.other_signature(good, random.Random(number)))
         assert any("dossier.sig" in what for what in signing.verify(folder / "dossier", signers).wrong), f"seed {number}"
 
 
@@ -151,8 +161,7 @@ def test_a_list_from_the_bucket_is_compared(sound: Path, tmp_path: Path) -> None
 def test_the_anchors_tell_of_another_end(sound: Path, tmp_path: Path, name: str, change: Callable[[Any], Any], said: str) -> None:
     """A dossier that is sound in itself but ends elsewhere than its anchor is named; anchors of other migrations, and of what was lost, are not."""
     folder = copy(sound, tmp_path / "copy")
-    anchors = folder / "bucket" / "_pacs-migrate" / "anchors"
-    (anchor,) = (path for path in anchors.glob("*.json") if path.stem != damaged.LOST and "another" not in path.read_text())
+    anchor = damaged.own_anchors(folder)[-1]
     document = json.loads(anchor.read_text())
     anchor.write_text(json.dumps(document | {name: change(document[name])}))
     code, found = verify(folder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import random
 import re
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,15 @@ from typing import Any
 import pytest
 
 from migrate.errors import PacsMigrateError
+from migrate.evidence.signing import signature
+from migrate.jobs.anchors import Kept, check_signatures
 from migrate.manifest import Manifest, decisions
+from migrate.manifest.anchored import Anchor, anchor_of, compare, head_of
 from migrate.manifest.audit import Audited, audit
 from migrate.manifest.file import open_reader
 from migrate.manifest.population import Population
 from migrate.manifest.roots import KeptRoots, inclusion_proofs, migration_root
-from tests import filled
+from tests import damaged, filled
 from tests.proof_reader import proof_holds, recomputed
 
 from migrate.model import (  # isort: skip
@@ -369,3 +375,109 @@ def test_flipped_bits_and_cut_files_are_found(file: Path, tmp_path: Path) -> Non
                 assert content(now) == before, f"change {number}"
             harmless += 1
     assert harmless < MUTATIONS // 3 * 0.9  # unused pages, free space within pages, indexes that are made anew
+
+
+# -- roll-backs and anchors
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """A manifest as it was once, what the audit finds in it by itself, and the anchor that was left then."""
+
+    database: sqlite3.Connection
+    audited: Audited
+    anchor: Anchor
+
+    def told(self, anchors: dict[str, Anchor]) -> list[str]:
+        assert self.audited.troubles == []
+        return [str(each) for each in compare(self.database, anchors.items(), self.audited.root)[0]]
+
+
+def moment(file: Path) -> Moment:
+    database = in_memory(file)
+    head, root = head_of(database), migration_root(database, "p/")
+    assert head is not None
+    return Moment(database, audit(database, "p/"), Anchor("m", head, root, (f"manifest/{head.name}.db.gz", "ab" * 32, 4711)))
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Moment], list[Moment]]]:
+    """A manifest at five moments; and older copies of it with which somebody went on, as if nothing had come after them."""
+    folder = tmp_path_factory.mktemp("grown")
+    moments, forked = [], []
+    for number in range(5):
+        with filled.fresh_manifest(folder) as manifest:
+            filled.swept(manifest, f"1.{number}")
+            filled.migrated(manifest, f"1.{number}", *(f"1.{number}.1.{sop}" for sop in range(number + 1)))
+        moments.append(moment(folder / "m.db"))
+        other = folder / f"forked{number}"
+        other.mkdir()
+        shutil.copy(folder / "m.db", other / "m.db")
+        with filled.fresh_manifest(other) as manifest:
+            for study in range(number, 6):
+                filled.swept(manifest, f"2.{study}")
+                filled.migrated(manifest, f"2.{study}", f"2.{study}.1.1")
+        forked.append(moment(other / "m.db"))
+    yield moments, forked[:-1]
+    for each in (*moments, *forked):
+        each.database.close()
+
+
+def changed(anchor: Anchor, chance: random.Random, *, newest: bool) -> Anchor:
+    """Another number, time, hash, root or count."""
+    head, root = anchor.head, anchor.root
+    assert root is not None
+    flipped = bytes(byte ^ (1 << chance.randrange(8) if place == 0 else 0) for place, byte in enumerate(head.sha256))
+    more = chance.choice((-1, 1, 7, 1000))
+    heads = (dataclasses.replace(head, number=max(head.number + more, 0)), dataclasses.replace(head, at_ms=head.at_ms + more),
+             dataclasses.replace(head, sha256=flipped))  # fmt: skip
+    roots = (dataclasses.replace(root, sha256=flipped), dataclasses.replace(root, studies=root.studies + more),
+             dataclasses.replace(root, instances=root.instances + more))  # fmt: skip
+    if newest and chance.random() < 0.5:  # the root of an older one can be compared with nothing any more
+        return dataclasses.replace(anchor, root=chance.choice(roots))
+    return dataclasses.replace(anchor, head=chance.choice(heads))
+
+
+def test_roll_backs_and_changed_anchors_are_found(grown: tuple[list[Moment], list[Moment]]) -> None:
+    """An older manifest in the place of the newest, with which somebody may have gone on, and an anchor that says something else: an anchor is named."""
+    moments, forked = grown
+    anchors = {each.anchor.head.name: each.anchor for each in moments}
+    assert moments[-1].told(anchors) == []
+    for number in range(MUTATIONS):
+        chance = random.Random(SEED * 3_000_000 + number)
+        what = chance.choice(("older", "forked", "anchor"))
+        if what == "anchor":
+            name = chance.choice(list(anchors))
+            anchor = changed(anchors[name], chance, newest=name == moments[-1].anchor.head.name)
+            found, places = moments[-1].told(anchors | {name: anchor}), [name]
+        else:
+            at = chance.randrange(len(forked))
+            newer = {each.anchor.head.name: each.anchor for each in chance.sample(moments[at + 1 :], chance.randint(1, len(moments) - 1 - at))}
+            found, places = (moments if what == "older" else forked)[at].told(newer), list(newer)
+        assert [each for each in found if any(place in each for place in places)] == found != [], f"change {number}: {what} {places}\n{found}"
+
+
+def test_every_changed_byte_of_a_signed_anchor_is_found(grown: tuple[list[Moment], list[Moment]], tmp_path: Path) -> None:
+    """Flipped bits and cuts in an anchor or in its signature, and the signature of another anchor, by ssh-keygen itself."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(tmp_path / "key")], check=True)
+    (tmp_path / "signers").write_text(f"somebody {(tmp_path / 'key.pub').read_text()}")
+    documents = [each.anchor.document() for each in grown[0]]
+    sound = [Kept(anchor_of(each).head.name, each, signature(each, tmp_path / "key"), anchor_of(each)) for each in documents]
+    assert check_signatures(sound, "m", tmp_path / "signers") == ([], ["5 anchors are signed by somebody."])
+    for number in range(MUTATIONS // 20):
+        chance = random.Random(SEED * 4_000_000 + number)
+        at = chance.randrange(len(sound))
+        document, signed = documents[at], sound[at].signature or b""
+        kind = chance.choice(("document", "document", "signature", "cut", "another's"))
+        if kind == "document":
+            place = chance.randrange(len(document))
+            document = document[:place] + bytes([document[place] ^ 1 << chance.randrange(8)]) + document[place + 1 :]
+        elif kind == "cut":
+            document = document[: chance.randrange(len(document))]
+        elif kind == "signature":
+            signed = damaged.other_signature(signed, chance)
+        else:
+            signed = sound[at - 1].signature or b""
+        anchor = None
+        with contextlib.suppress(ValueError):
+            anchor = anchor_of(document)
+        found, _ = check_signatures([Kept(sound[at].name, document, signed, anchor)], "m", tmp_path / "signers")
+        assert [each.place for each in found] == [f"anchor {sound[at].name}"], f"change {number}: {kind}"
