@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Any
 
 from migrate.manifest.writer import Writer
 from migrate.model import StudyState
@@ -64,8 +63,7 @@ def settle(manifest: Writer, study_id: int) -> None:
 
 
 def _step(manifest: Writer, study_id: int) -> bool:
-    row: tuple[Any, ...] = manifest.one("SELECT state, retrieve_ended, uid, stage, confirmed FROM study WHERE id = ?", study_id)
-    state, ended, uid, stage, confirmed = row
+    state, ended, uid, stage, confirmed = manifest.one("SELECT state, retrieve_ended, uid, stage, confirmed FROM study WHERE id = ?", study_id)
     expected, under_way = manifest.one(
         "SELECT coalesce(sum(expected), 0), coalesce(sum(staged + stored), 0) FROM series WHERE study_id = ?", study_id
     )
@@ -81,36 +79,16 @@ def _step(manifest: Writer, study_id: int) -> bool:
         target = _S.RETRIEVED
     elif state == _S.PARKED and stage == "retrieve" and not expected and ended:
         target = _S.FOUND  # what was missing has come after all
-    elif (
-        state == _S.PARKED and stage == "person" and not expected and not under_way
-        and not exceptions(manifest.connection, study_id, str(uid))
-    ):  # fmt: skip
+    elif state == _S.PARKED and stage == "person" and not expected and not under_way and not exceptions(manifest.connection, study_id, uid):
         target = _S.FOUND  # what a person had to decide is decided, or a sound copy has come
-    elif state == _S.MIGRATED and exceptions(manifest.connection, study_id, str(uid)):
+    elif state == _S.MIGRATED and exceptions(manifest.connection, study_id, uid):
         target = _S.RETRIEVED
     elif state == _S.RETRIEVED and not under_way:
-        open_ones = exceptions(manifest.connection, study_id, str(uid))
-        if open_ones:
-            named = [kind for entry in open_ones if (kind := entry.partition(":")[0]) != "content"]
-            error = "Conflict" if "conflict" in named else "Quarantined"
-            manifest.execute(
-                "UPDATE study SET stage = 'person', error = ?, detail = ? WHERE id = ?",
-                error, f"{len(named)} instance(s) in {' and '.join(sorted(set(named)))}: a person has to decide.", study_id,
-            )  # fmt: skip
-            target = _S.PARKED
-        elif manifest.asks_again and not confirmed:
-            if stage != "confirm":  # an upload or a proof may have failed on the way; it is behind us
-                manifest.execute("UPDATE study SET stage = 'confirm', attempts = 0, not_before = 0 WHERE id = ?", study_id)
-        else:
-            manifest.execute(
-                "UPDATE study SET error = CASE WHEN error = 'EmptyAtSource' THEN error END, detail = NULL WHERE id = ?",
-                study_id,
-            )
-            target = _S.MIGRATED
+        target = _closed(manifest, study_id, uid, stage, bool(confirmed))
     elif state in (_S.PARKED, _S.ACCEPTED):
-        accepted = covered(manifest.connection, study_id, str(uid))
+        accepted = covered(manifest.connection, study_id, uid)
         if accepted is not None:
-            new = exceptions(manifest.connection, study_id, str(uid)) - accepted
+            new = exceptions(manifest.connection, study_id, uid) - accepted
             if state == _S.PARKED and not new and not under_way:
                 target = _S.ACCEPTED
             elif state == _S.ACCEPTED and new:
@@ -118,3 +96,22 @@ def _step(manifest: Writer, study_id: int) -> bool:
     if target is not None:
         manifest.set_state(study_id, target)
     return target is not None
+
+
+def _closed(manifest: Writer, study_id: int, uid: str, stage: str | None, confirmed: bool) -> StudyState | None:
+    """Where a study goes of which everything that came is proven; None while it waits for the last look at it."""
+    open_ones = exceptions(manifest.connection, study_id, uid)
+    if open_ones:
+        named = [kind for entry in open_ones if (kind := entry.partition(":")[0]) != "content"]
+        error = "Conflict" if "conflict" in named else "Quarantined"
+        manifest.execute(
+            "UPDATE study SET stage = 'person', error = ?, detail = ? WHERE id = ?",
+            error, f"{len(named)} instance(s) in {' and '.join(sorted(set(named)))}: a person has to decide.", study_id,
+        )  # fmt: skip
+        return _S.PARKED
+    if manifest.asks_again and not confirmed:
+        if stage != "confirm":  # an upload or a proof may have failed on the way; it is behind us
+            manifest.execute("UPDATE study SET stage = 'confirm', attempts = 0, not_before = 0 WHERE id = ?", study_id)
+        return None
+    manifest.execute("UPDATE study SET error = CASE WHEN error = 'EmptyAtSource' THEN error END, detail = NULL WHERE id = ?", study_id)
+    return _S.MIGRATED
