@@ -74,6 +74,7 @@ class Migration:
         self.exit_code = 1
         self.progress: Callable[[list[Outcome]], None] = lambda _: None
         self.trail: AuditTrail | None = None
+        self._begun_sweep = 0  # the sweep that this process began itself
         self._judged = 0  # the sweep that has nothing left to ask or to say
         self._copied_at = time.monotonic()
 
@@ -232,9 +233,10 @@ class Migration:
         begun = datetime.datetime.now()
         for _ in range(_CLOSING_SWEEPS + 1):
             stages = [self._enumerate_stage(sweep, selection(self.config.source, until))]
-            if not only_enumerate:
-                stages += self._moving_stages(pipeline)
-            pipeline.run(stages, next_due_s=lambda: self._next_due_s(only_enumerate), cut=self._source.cut)
+            stay = only_enumerate or (sweep != self._begun_sweep and self.queue.lists_patients(sweep))
+            if not stay:
+                stages += self._moving_stages(pipeline, sweep)
+            pipeline.run(stages, next_due_s=lambda: self._next_due_s(stay), cut=self._source.cut)  # noqa: B023
             pipeline.drain()
             if only_enumerate:
                 return
@@ -255,7 +257,7 @@ class Migration:
             planned.append(WindowsPlanned(last + 1, (Window(None, None, "all"),), purpose="look"))
         pipeline.commit_now(planned)
         reach("sweep-planned")
-        self._judged = 0
+        self._judged, self._begun_sweep = 0, last + 1
         return last + 1
 
     def _next_due_s(self, only_enumerate: bool) -> float | None:
@@ -269,8 +271,9 @@ class Migration:
             if any(window.axis == "date" for _, window, _ in windows) and not busy and self.queue.ignores_date(sweep):
                 yield "drop", ("judge", [WindowsDropped(sweep)])
                 return
+            begun = self.queue.lists_patients(sweep)
             for window_id, window, attempts in windows:
-                yield window_id, ("ask", window_id, window, attempts)
+                yield window_id, ("ask", window_id, window, attempts, begun)
             if windows or busy or self._judged == sweep:
                 return
             rows = self.queue.windows(sweep)
@@ -282,7 +285,10 @@ class Migration:
                 self._judged = sweep
 
         def do(job: Any) -> Iterable[Outcome]:
-            return job[1] if job[0] == "judge" else census.ask(self._source, job[1], job[2], job[3], select)
+            if job[0] == "judge":
+                return job[1]  # type: ignore[no-any-return]
+            _, window_id, window, attempts, begun = job
+            return census.ask(self._source, sweep, window_id, window, attempts, select, begun=begun)
 
         return Stage("enumerate", ready, do, 1)
 
@@ -290,8 +296,13 @@ class Migration:
         """What the windows of a sweep call for; nothing where it has come to its end."""
         return census.judge(Sweep(sweep, rows, self.queue.habits(), self.queue.shown_only_by))
 
-    def _moving_stages(self, pipeline: Pipeline) -> list[Stage]:
+    def _moving_stages(self, pipeline: Pipeline, sweep: int) -> list[Stage]:
         config = self.config
+
+        def is_known_whose() -> bool:
+            """Whose a study is, where the PACS wants a PatientID with everything, only a whole sweep of this process has shown."""
+            by_patient = self.queue.lists_patients(sweep) or self.queue.habits().get("insists_on_patient_id") == "yes"
+            return self._judged == sweep or not by_patient
 
         def to_plan(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
             return ((ref, ref) for ref in self.queue.studies_to_plan(limit + len(busy)))
@@ -303,11 +314,11 @@ class Migration:
             return ((ref, (ref, wanted)) for ref, wanted in self.queue.studies_to_retrieve(limit + len(busy)))
 
         return [
-            Stage("plan", to_plan, lambda ref: work.plan(self._source, ref), 1),
-            Stage("confirm", to_confirm, lambda ref: work.confirm(self._source, ref), 1),
+            Stage("plan", to_plan, lambda ref: work.plan(self._source, ref), 1, gate=is_known_whose),
+            Stage("confirm", to_confirm, lambda ref: work.confirm(self._source, ref), 1, gate=is_known_whose),
             Stage(
                 "retrieve", to_retrieve, lambda job: work.retrieve(self._source, *job), config.source.associations, ordered=True,
-                gate=lambda: not self._staging.above_high_water() and self._staging.has_room(),
+                gate=lambda: is_known_whose() and not self._staging.above_high_water() and self._staging.has_room(),
             ),
             Stage("upload", self._batches(InstanceState.STAGED), work.upload, config.workers, side="destination"),
             Stage("verify", self._batches(InstanceState.STORED), work.verify, config.workers, side="destination"),

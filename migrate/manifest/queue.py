@@ -10,6 +10,7 @@ from pathlib import Path
 from migrate.manifest.file import now_ms, open_reader
 from migrate.manifest.windows import window_of
 from migrate.model import (
+    SHARE,
     Fixity,
     HabitLearned,
     InstanceRef,
@@ -48,14 +49,18 @@ class Queue:
         return cursor.execute("SELECT * FROM window WHERE sweep = ? ORDER BY id", (sweep,)).fetchall()
 
     def windows_to_ask(self, sweep: int, limit: int) -> list[tuple[int, Window, int]]:
-        """(id, question, times asked in vain) of what is to be asked next."""
+        """(id, question, times asked in vain) of what is to be asked next: patients one by one come before all others."""
         cursor = self.connection.cursor()
         cursor.row_factory = sqlite3.Row
         rows = cursor.execute(
-            "SELECT * FROM window WHERE sweep = ? AND state = 0 AND not_before <= ? ORDER BY id LIMIT ?",
-            (sweep, now_ms(), limit),
+            "SELECT * FROM window WHERE sweep = ? AND state = 0 AND not_before <= ? ORDER BY substr(patient, 1, 1) IS NOT ?, id LIMIT ?",
+            (sweep, now_ms(), SHARE, limit),
         )
         return [(row["id"], window_of(row), row["attempts"]) for row in rows]
+
+    def lists_patients(self, sweep: int) -> bool:
+        """Whether a sweep has asked, or is to ask, who all the patients are."""
+        return self.connection.execute("SELECT 1 FROM window WHERE sweep = ? AND patient = ?", (sweep, SHARE)).fetchone() is not None
 
     def ignores_date(self, sweep: int) -> bool:
         """Whether question after question by date has shown other dates: the rest of them would show the same. One will do if it is known."""

@@ -33,7 +33,7 @@ CREATE TABLE window(
   time_lo TEXT,                      -- first StudyTime within that one day
   time_hi TEXT,                      -- last StudyTime
   modality TEXT,                     -- ModalitiesInStudy
-  patient TEXT,                      -- first characters of PatientID, eight at most; in no report
+  patient TEXT,                      -- first characters of PatientID, eight at most; in no report. %: the list of all patients, %3/16: a share of them, one by one
   accession TEXT,                    -- first characters of AccessionNumber, eight at most; in no report
   parent INTEGER REFERENCES window,  -- the window that this is a part of
   part_by TEXT CHECK(part_by IN ('date', 'time', 'modality', 'patient', 'accession')), -- the key by which the parent was cut

@@ -47,7 +47,7 @@ def _only_seen(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[in
     shown = []
     for row in rows:
         sweep = windows.get(row.window_id or 0)
-        if sweep is None or row.excluded:
+        if sweep is None or row.excluded or row.shared:
             return False
         shown.append((row.window_id, int(row.outside), row.study.study, sweep[0], row.claimed_instances, row.date))
     return manifest.connection.executemany(_SEEN, shown).rowcount == len(shown)
@@ -70,7 +70,7 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
             _, study_id, state, date, claimed, seen = before
             if (
                 claimed != row.claimed_instances or (claimed is None and seen != sweep) or (row.date is not None and date != row.date)
-                or row.excluded or state == _EXCLUDED
+                or row.excluded or row.shared or state == _EXCLUDED
             ):  # fmt: skip
                 differing.append((row, sweep, bit))
             elif seen != sweep and sweep is not None:  # the axis alone is noted when the window has been answered, for all at once
@@ -153,7 +153,9 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
         manifest.set_state(study_id, StudyState.FOUND)
         manifest.execute("UPDATE study SET error = NULL, detail = NULL WHERE id = ?", study_id)
         return
-    changed = claim is not None and claim != claimed
+    if row.shared:
+        manifest.log("attributes differ", "it stands under more than one patient", study=row.study.study)
+    changed = row.shared or (claim is not None and claim != claimed)
     unclaimed = row.claimed_instances is None and sweep is not None and sweep == manifest.first_sweep and seen != sweep
     if (
         (changed or unclaimed)

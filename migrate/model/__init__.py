@@ -25,6 +25,8 @@ from migrate.model.references import InstanceRef, StudyRef, is_uid, object_key
 from migrate.model.states import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS, InstanceState, Proof, StudyState, WindowState
 from migrate.model.windows import (
     EXACT,
+    LISTS_PATIENTS,
+    SHARE,
     Axis,
     HabitLearned,
     PartBy,
@@ -36,11 +38,14 @@ from migrate.model.windows import (
     WindowJudged,
     WindowsDropped,
     WindowsPlanned,
+    shares,
 )
 
 __all__ = [
     "EXACT",
     "INSTANCE_TRANSITIONS",
+    "LISTS_PATIENTS",
+    "SHARE",
     "STUDY_TRANSITIONS",
     "Axis",
     "DestinationLost",
@@ -81,4 +86,5 @@ __all__ = [
     "WindowsPlanned",
     "is_uid",
     "object_key",
+    "shares",
 ]

@@ -13,6 +13,9 @@ Axis = Literal["date", "all", "patient", "accession", "modality", "list"]
 EXACT = "="
 """Ends a prefix that stands for itself alone: `12=` asks for the value 12, `12` for all that begin with 12."""
 
+SHARE = "%"
+"""Begins what stands for patients that are asked for one by one: `%` for the list of them all, `%3/16` for the third of 16 shares."""
+
 PartBy = Literal["date", "time", "modality", "patient", "accession"]
 """The key by which a window is cut into parts."""
 
@@ -20,7 +23,8 @@ PartBy = Literal["date", "time", "modality", "patient", "accession"]
 @dataclass(frozen=True, slots=True)
 class Window:
     """A question to the PACS. `lo` and `hi`: StudyDate (YYYYMMDD, both included); `time_lo` and `time_hi`: StudyTime within one
-    day (PS3.4 C.2.2.2.5 matches it by itself, so that no window crosses midnight); `patient`, `accession`: prefixes."""
+    day (PS3.4 C.2.2.2.5 matches it by itself, so that no window crosses midnight); `patient`, `accession`: prefixes, or for `patient`
+    patients one by one (see `SHARE`)."""
 
     lo: str | None
     hi: str | None
@@ -31,8 +35,25 @@ class Window:
     patient: str | None = None
     accession: str | None = None
 
+    @property
+    def lists_patients(self) -> bool:
+        """Whether it asks who all the patients are."""
+        return self.patient == SHARE
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """(which one, of how many) shares of all patients it asks for, one by one; None where it does not."""
+        if self.patient is None or not self.patient.startswith(SHARE) or self.lists_patients:
+            return None
+        number, _, count = self.patient[1:].partition("/")
+        return int(number), int(count)
+
     def __str__(self) -> str:
         """For people; prefixes of IDs are not shown, only how long they are."""
+        if self.lists_patients:
+            return "all patients"
+        if self.share:
+            return "patients one by one, share {} of {}".format(*self.share)
         parts = [f"{self.lo or ''}-{self.hi or ''}"] if self.lo or self.hi else []
         parts += [f"{self.time_lo}-{self.time_hi}"] if self.time_lo else []
         parts += [self.modality] if self.modality else []
@@ -47,7 +68,8 @@ class StudyFound:
 
     `outside`: its values do not fit the question, so that the PACS seems to ignore a key. `excluded`: why the selection
     leaves it out. `later`: dated after the run's first sweep began; unless it is known already, it belongs to the next run. `query`:
-    which C-FIND showed it, where a question takes several.
+    which C-FIND showed it, where a question takes several. `shared`: a patient has it who was not known to, besides others: its images are to be
+    listed anew.
     """
 
     study: StudyRef
@@ -60,6 +82,7 @@ class StudyFound:
     excluded: str | None = None
     later: bool = False
     query: int | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +152,12 @@ class HabitLearned:
     name: str
     value: str
     detail: str = ""
+
+
+def shares(count: int) -> tuple[Window, ...]:
+    """The questions that ask for all patients one by one, in so many shares."""
+    return tuple(Window(None, None, "patient", patient=f"{SHARE}{number}/{count}") for number in range(1, count + 1))
+
+
+LISTS_PATIENTS = Window(None, None, "patient", patient=SHARE)
+"""Who all the patients are."""

@@ -28,6 +28,8 @@ FAULTS: dict[str, str] = {
     "ignore-patient-id": "ignores a PatientID key with wildcards",
     "hidden-undated": "shows studies without a date only to queries by PatientID, AccessionNumber, modality or UID",
     "patient-root-only": "takes Patient Root only, and below PATIENT refuses (A900) what lacks a single PatientID",
+    "odd-patient-ids": "has no PatientID, one with a wildcard or one beyond ASCII for every fifth patient",
+    "two-patients": "has the last image of each 7th study, and the study, under the next patient, too",
     "relational": "answers SERIES and IMAGE queries without the UIDs above them",
     # What the database says.
     "null-dates": "knows no StudyDate and StudyTime of every 7th study",
@@ -145,7 +147,7 @@ DEFAULTS: dict[str, int | float] = {
 }
 """The faults that take a value (`NAME=VALUE`) and what it is without one."""
 
-SELECTED = {"skip-one": (3, 0), "abort-store": (2, 0), "growing": (5, 2), "shrinking": (6, 1), "vanishing": (8, 6), "vanishing-later": (8, 6)}
+SELECTED = {"skip-one": (3, 0), "two-patients": (7, 5), "abort-store": (2, 0), "growing": (5, 2), "shrinking": (6, 1), "vanishing": (8, 6), "vanishing-later": (8, 6)}
 """(n, r) of the faults that strike only every nth study, beginning with study r, where no study is named."""
 
 _RETRIEVAL = list(FAULTS)[list(FAULTS).index("move-unknown") :]

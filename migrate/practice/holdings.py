@@ -36,10 +36,11 @@ class Holdings(Archive):
         self._lock = threading.Lock()
         self._seen = lru_cache(512)(self._as_known)  # what is computed of a study is computed once
         self._new_day = ""
+        self._twins = "two-patients" in conduct.names
         self._grown: set[int] = set()
         self._shrunk: set[int] = set()
         self._gone: set[int] = set()
-        self._honest = not {"null-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing", "shrinking", "vanishing",
+        self._honest = not {"odd-patient-ids", "two-patients", "null-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing", "shrinking", "vanishing",
                             "vanishing-later", "path-rows", "shared-sop", *_SERIES} & conduct.names  # fmt: skip
 
     def __len__(self) -> int:
@@ -58,6 +59,8 @@ class Holdings(Archive):
             known |= {"date": "", "time": ""}
         if "null-times" in self._conduct and number % 5 == 3:
             known["time"] = ""
+        if "odd-patient-ids" in self._conduct and plain.patient % 5 == 4:
+            known["patient_id"] = ("", f"{plain.patient_id}*", f"{plain.patient_id}Ü")[plain.patient // 5 % 3]
         if "empty-studies" in self._conduct and number % 9 == 8:
             known["shape"] = ()
         elif grown or shrunk:
@@ -74,6 +77,8 @@ class Holdings(Archive):
         for fault, sop in (("path-rows", PATH), ("shared-sop", f"{self.root}.{number - 1}.1.1")):
             if self._conduct.of(fault, number):
                 study = study.but(series=_renamed(study, sop))
+        if self._conduct.of("two-patients", number) and study.series:
+            study = _without_last(study)
         if "no-counts" in self._conduct:
             return study.but(claimed_off_by=None)
         if "wrong-counts" in self._conduct and number % 4 == 1:
@@ -81,11 +86,17 @@ class Holdings(Archive):
         return study
 
     def numbered(self, numbers: range) -> Iterator[StudyRecord]:
-        return (self.study(number) for number in numbers if number not in self._gone)
+        for number in numbers:
+            if number not in self._gone:
+                yield self.study(number)
+            yield from (self._twin(twin) for twin in (number - 2, number + 2) if self._partner(twin) == number and twin not in self._gone)
 
-    def find(self, uid: str) -> StudyRecord | None:
-        study = super().find(uid)
-        return None if study is None or study.number in self._gone else study
+    def named(self, uid: str) -> Iterator[StudyRecord]:
+        study = self.find(uid)
+        if study is not None and study.number not in self._gone:
+            yield study
+            if self._partner(study.number) is not None:
+                yield self._twin(study.number)
 
     def between(self, lo: str, hi: str) -> Iterator[StudyRecord]:
         yield from super().between(lo, hi)
@@ -93,7 +104,27 @@ class Holdings(Archive):
             yield from self.numbered(range(self._count, len(self)))
 
     def ranked(self, span: range) -> Iterator[StudyRecord]:
-        return (study for study in super().ranked(span) if study.number not in self._gone)
+        for study in super().ranked(span):
+            if study.number not in self._gone:
+                yield study
+                if self._partner(study.number) is not None:
+                    yield self._twin(study.number)
+
+    # -- studies of two patients
+    def _partner(self, number: int) -> int | None:
+        """The first study of the other patient under whom this study stands, too, before whose own it is shown; None where there is none."""
+        if not self._twins or not 0 <= number < self._count or not self._conduct.of("two-patients", number) or not self._plain(number).series:
+            return None
+        partner = number + 2 if number + 2 < self._count else number - 2
+        return partner if partner >= 0 else None
+
+    def _twin(self, number: int) -> StudyRecord:
+        """The same study as the other patient has it: its last image alone."""
+        partner, study = self._partner(number), self._plain(number)
+        assert partner is not None
+        last = study.series[-1]
+        shape = ((study.shape[-1][0], 1),)
+        return self.study(number).but(patient=self._plain(partner).patient, shape=shape, series=(replace(last, instances=last.instances[-1:]),))
 
     # -- what its images are
     def pieces(self, instance: InstanceRecord, more: Mapping[int, Element] | None = None) -> Iterable[bytes | memoryview]:
@@ -176,6 +207,15 @@ def _renamed(study: StudyRecord, sop: str) -> tuple[SeriesRecord, ...]:
     *others, last = study.series
     *images, image = last.instances
     return (*others, replace(last, instances=(*images, replace(image, sop=sop, made_as=image.sop))))
+
+
+def _without_last(study: StudyRecord) -> StudyRecord:
+    """The study but for its last image."""
+    *others, last = study.series
+    *shape, (kind, count) = study.shape
+    if count == 1:
+        return study.but(series=tuple(others), shape=tuple(shape))
+    return study.but(series=(*others, replace(last, instances=last.instances[:-1])), shape=(*shape, (kind, count - 1)))
 
 
 def is_broken(study: StudyRecord) -> bool:

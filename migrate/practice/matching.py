@@ -200,9 +200,7 @@ class Query:
         uids = self.keys.get(dimse.STUDY_UID, "")
         if uids.strip("*") and self.level != "PATIENT":
             for uid in dict.fromkeys(part.strip("\0 ") for part in uids.split("\\")):
-                study = archive.find(uid)
-                if study is not None and study.uid == uid:
-                    yield study
+                yield from (study for study in archive.named(uid) if study.uid == uid)
             return
         numbers = range(len(archive))
         for tag, narrow in ((PATIENT_ID, archive.of_patient), (ACCESSION, archive.of_accession)):

@@ -157,7 +157,7 @@ class StudyRecord:
     def accession(self) -> str:
         return f"A{self.number:07}"
 
-    @property
+    @cached_property
     def patient_id(self) -> str:
         return f"P{self._archive.seed:04}{self.patient:07}"
 

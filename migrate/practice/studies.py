@@ -66,6 +66,12 @@ class Archive:
             return None
         return study if uid == ".".join([self.root, *map(str, parts)]) else None
 
+    def named(self, uid: str) -> Iterator[StudyRecord]:
+        """The records of the study of that UID."""
+        study = self.find(uid)
+        if study is not None:
+            yield study
+
     def _numbers(self, uid: str) -> list[int]:
         """(study, series, image) of a UID of this archive, as far as it names them; nothing for others."""
         if not uid.startswith(self.root + "."):

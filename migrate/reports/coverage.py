@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from migrate.reports.oddities import asked_by_patient
+
 
 class Swept(IntEnum):
     """How a day was asked for; of several that apply, the highest counts."""
@@ -81,6 +83,11 @@ FROM window AS root WHERE sweep = ? AND axis = 'date' AND purpose = 'cover' AND 
 # A question without a key that was not answered whole, and does not block, was replaced by questions by other keys.
 _OTHER_AXIS = "SELECT 1 FROM window WHERE sweep = ? AND axis = 'all' AND purpose = 'cover' AND part_by IS NULL AND state IN (1, 2) AND blocks = 0"
 
+# Patients one by one: the list and every share of it answered, and nothing of it blocks. Questions by date then ask for a few patients only.
+_NO_PATIENT_LEFT = """
+SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM window WHERE sweep = :sweep AND axis = 'patient' AND parent IS NULL AND (state <> 1 OR blocks = 1))
+"""
+
 
 def coverage(connection: sqlite3.Connection) -> Coverage:
     """The newest sweep, day by day. Memory grows with the years in which anything was found, not with the studies."""
@@ -93,12 +100,13 @@ def coverage(connection: sqlite3.Connection) -> Coverage:
             undated += count
         else:
             found[date] = (count, hidden, several)
-    other_axis = connection.execute(_OTHER_AXIS, (sweep,)).fetchone() is not None
+    by_patient = asked_by_patient(connection, sweep)
+    other_axis = connection.execute(*((_NO_PATIENT_LEFT, {"sweep": sweep}) if by_patient else (_OTHER_AXIS, (sweep,)))).fetchone() is not None
     years: dict[int, list[Day]] = {}
     empty: dict[int, list[Day]] = {}
     of_found = {date.year for date in found}
     all_years = range(min(of_found), max(of_found) + 1) if found else range(0)
-    by_date = _by_date(connection, sweep, all_years, other_axis)
+    by_date = _by_date(connection, 0 if by_patient else sweep, all_years, other_axis)
     for year in all_years:
         first = datetime.date(year, 1, 1)
         days = (years if year in of_found else empty)[year] = []

@@ -19,7 +19,7 @@ _BY_OTHER_KEYS = "Answers are compared with their parts; what this key cannot cu
 _WORDS: dict[tuple[str, str], Words] = {
     ("study_root", "none"): Words("Patient Root is used instead.", "Can Study Root be switched on for C-FIND and C-MOVE?"),
     ("insists_on_patient_id", "yes"): Words(
-        "Patients are listed first, by prefixes of PatientID, and every further question names one. That is slow: a question for each patient and year.",
+        "Patients are listed first, by prefixes of PatientID, and then asked for one by one; nothing is retrieved before all have been asked.",
         "Can studies be asked for without a PatientID (Study Root)? Are there studies whose PatientID is empty, and how many?",
     ),
     ("keyless", "refused"): Words(
@@ -70,7 +70,7 @@ _ANY: dict[str, Words] = {
         "At how many rows are C-FIND answers cut off, and can the limit be lifted for our AE title?",
     ),
     "cap_patients": Words(
-        "Lists of patients are cut by prefixes of PatientID; whoever has none, or an odd one, may be hidden behind the cap.", "At how many rows are lists of patients cut off, and can the limit be lifted for our AE title?"
+        "Lists of patients are cut by prefixes of PatientID; whoever has none, or an odd one, may be hidden behind the cap, which blocks until it is accepted.", "At how many rows are lists of patients cut off, and can the limit be lifted for our AE title?"
     ),
     "associations": Words("No more are opened at once.", "How many associations may we open at once, and can there be more at night?"),
 }

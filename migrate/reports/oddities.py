@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from migrate.model import SHARE
+
 # Parts are judged with the window that they are parts of, and questions that only compare, with what they are compared with.
 _WINDOWS = """
 SELECT id, suspicion, blocks, accepted_by, accepted_reason FROM window WHERE sweep = ? AND suspicion IS NOT NULL AND (blocks = 1 OR (
@@ -47,6 +49,7 @@ WHERE study.seen_sweep < :sweep AND study.axes <> 32 AND study.state <> 4
     AND study.date BETWEEN coalesce(lo, '') AND coalesce(hi, '99999999'))
 ORDER BY study.uid
 """
+_BY_PATIENT = "SELECT 1 FROM window WHERE sweep = ? AND patient = ?"
 _FINISHED = "SELECT max(sweep) FROM (SELECT sweep FROM window GROUP BY sweep HAVING sum(state = 0) = 0)"
 _AXES = {2: "without a key", 4: "by PatientID", 8: "by AccessionNumber", 16: "by modality", 32: "by a list"}
 
@@ -76,13 +79,21 @@ def _time(at_ms: int) -> str:
 
 
 def _not_by_date(connection: sqlite3.Connection, sweep: int) -> Iterator[str]:
+    by_patient = asked_by_patient(connection, sweep)  # then nearly all are shown in that way only
     for uid, axes, undated, left_out in connection.execute(_NOT_BY_DATE, (sweep,)):
         if left_out:
             yield f"study {uid}: {left_out}"
+        elif by_patient:
+            continue
         elif undated:
             yield f"study {uid} has no StudyDate, and is shown only {_ways(axes)}"
         else:
             yield f"study {uid} is shown by no question by date, only {_ways(axes)}"
+
+
+def asked_by_patient(connection: sqlite3.Connection, sweep: int) -> bool:
+    """Whether a sweep asked for patients one by one, and by date only for those whose answers may have been cut off."""
+    return connection.execute(_BY_PATIENT, (sweep, SHARE)).fetchone() is not None
 
 
 def _ways(axes: int) -> str:

@@ -26,6 +26,12 @@ class Source(Protocol):
     def check(self) -> list[Finding]:
         """Prove that it can be reached, asked, and made to send to us."""
 
+    def by_patient(self) -> bool:
+        """Whether it answers nothing below the level PATIENT without one PatientID, so that patients are asked for one by one. Raises as `studies`."""
+
+    def count_patients(self) -> tuple[int, str]:
+        """How many patients can be asked for, listed anew; and why there may be more, "" where that is all. Raises as `studies`."""
+
     def studies(self, window: Window) -> Iterable[StudyFound]:
         """Every study of the window. Raises QueryRefused or QueryFailed unless the peer ended with Success."""
 

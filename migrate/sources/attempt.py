@@ -32,7 +32,7 @@ class Attempt:
         self._began = self._asked = self._heard = time.monotonic()
         self._turned_away = source.staging.turned_away
         self._results: list[MoveResult] = []
-        self._whole: MoveResult | None = None
+        self._wholes: list[MoveResult | None] = []  # of the study from each patient who has it; None where it broke
         self._trouble: SourceError | None = None  # how the last C-MOVE that left something out ended, if not with Success
         self._fruitless = self._stalls = self._count_before = 0
         self._full = False  # our disk turned away all that the last C-MOVE brought
@@ -58,16 +58,17 @@ class Attempt:
         return {series: sops for series, sops in left.items() if sops}
 
     def _clean(self) -> bool:
-        """Whether the study was asked for as a whole, and the PACS's answer tells of no failure."""
-        result = self._whole
-        if result is None or result.failed:
-            return False
-        return result.status == dimse.SUCCESS or (result.status == dimse.SUBOPERATIONS_FAILED and result.failed == 0)
+        """Whether the study was asked for as a whole, from everybody who has it, and no answer of the PACS tells of a failure."""
+        return bool(self._wholes) and all(
+            result is not None and not result.failed
+            and (result.status == dimse.SUCCESS or (result.status == dimse.SUBOPERATIONS_FAILED and result.failed == 0))
+            for result in self._wholes
+        )  # fmt: skip
 
     def _whole_came(self) -> bool:
         """The same, and no less came than it counts."""
-        result = self._whole
-        return result is not None and self._clean() and (result.completed or 0) + (result.warning or 0) <= len(self.arrived())
+        counted = sum((result.completed or 0) + (result.warning or 0) for result in self._wholes if result is not None)
+        return self._clean() and counted <= len(self.arrived())
 
     def ended(self) -> RetrieveEnded:
         """What the manifest is told."""
@@ -97,6 +98,7 @@ class Attempt:
         """Ask for the study, then for what has not come of it. Raises errors of scope run; the others are `ended`'s."""
         self._trouble, self._fruitless, self._stalls, self._full = None, 0, 0, False
         if whole:
+            self._wholes = []
             self._piece(None, ())
         arrived = {series for series, _ in self.arrived()} | self._wanted.begun
         pieces: deque[tuple[str, tuple[str, ...]]] = deque()  # series, and instances of it where it is not the whole series
@@ -130,16 +132,30 @@ class Attempt:
         return self._stalls >= stalls or self._fruitless >= _FRUITLESS or bool(self._no_time())
 
     def _piece(self, series: str | None, sops: tuple[str, ...]) -> None:
-        """One C-MOVE and what it came to. Raises errors of scope run."""
+        """A C-MOVE of it from each patient who has the study, mostly one, and what they came to. Raises errors of scope run."""
+        troubles: list[SourceError] = []
+        left = list(self._source.patients_of(self.study))
+        while left:
+            self._piece_of(left.pop(0), series, sops)
+            troubles += [self._trouble] if self._trouble is not None else []
+            if self._is_over() or (series is not None and not self._left(series, sops)):
+                break
+        if left and series is None:
+            self._wholes.append(None)  # not everybody was asked
+        self._trouble = troubles[0] if troubles else None
+
+    def _piece_of(self, patient: str | None, series: str | None, sops: tuple[str, ...]) -> None:
         self._alone = sum(map(len, self.missing().values())) == 1
         before, turned_away = len(self.arrived()), self._source.staging.turned_away
         try:
-            self.ask(series, sops)
+            self.ask(patient, series, sops)
             self._trouble = _trouble(self._results[-1], self.study)
         except SourceError as error:
             if error.scope == "run":
                 raise
             self._trouble = error
+            if series is None:
+                self._wholes.append(None)
             if isinstance(error, SourceStalled):
                 self._stalls += 1
             else:
@@ -152,10 +168,9 @@ class Attempt:
         elif self._is_worth_halving():
             self._fruitless += 1
 
-    def ask(self, series: str | None = None, sops: tuple[str, ...] = ()) -> None:
+    def ask(self, patient: str | None, series: str | None = None, sops: tuple[str, ...] = ()) -> None:
         """One C-MOVE and its late stores. Raises SourceError."""
         source = self._source
-        patient = source.patient_of(self.study)
         with source.places.one():
             self._asked = self._heard = time.monotonic()
             self._count_before = self._count()
@@ -168,7 +183,7 @@ class Attempt:
         reach("move-answered")
         self._results.append(result)
         if series is None:
-            self._whole = result
+            self._wholes.append(result)
         self._settle(result)
 
     def _note(self) -> None:

@@ -53,6 +53,13 @@ class Audited:
     def check(self) -> list[Finding]:
         return self._inner.check()
 
+    def by_patient(self) -> bool:
+        return self._inner.by_patient()
+
+    def count_patients(self) -> tuple[int, str]:
+        with self._asking({_LEVEL: "PATIENT"}):
+            return self._inner.count_patients()
+
     def studies(self, window: Window) -> Iterator[StudyFound]:
         with self._asking({_LEVEL: "STUDY", **study_rows.keys(window)}):
             yield from self._inner.studies(window)

@@ -53,7 +53,8 @@ class Breaker:
         for ref in known or self._samples(other_than):
             try:
                 # Not entered: another worker may be at this study, and keeps account of what comes of it.
-                Attempt(self._source, StudyRef(ref.study), Wanted(False, {ref.series: (ref.sop,)})).ask(ref.series, (ref.sop,))
+                study, patient = StudyRef(ref.study), self._source.one_patient_of(StudyRef(ref.study))
+                Attempt(self._source, study, Wanted(False, {ref.series: (ref.sop,)})).ask(patient, ref.series, (ref.sop,))
             except SourceStalled:
                 return False  # silence costs `stall_s` each time
             except SourceError as error:

@@ -62,7 +62,7 @@ def _check_move(source: DimsePacs, plan: StudyPlanned) -> Finding:
     series = next(series for series in plan.series if series.sops)
     attempt = Attempt(source, plan.study, Wanted())
     with attempt:
-        attempt.ask(series.series, series.sops[:1])
+        attempt.ask(source.one_patient_of(plan.study), series.series, series.sops[:1])
         if attempt.arrived():
             return Finding("C-MOVE", "ok", "The PACS sends to us.", part="source")
     hint = NothingSent.default_hint

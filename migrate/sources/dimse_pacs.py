@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import FindSession
-from migrate.errors import QueryRefused
 from migrate.model import Received, SeriesPlan, StudyFound, StudyPlanned, StudyRef, Window
 from migrate.sources import study_rows
 from migrate.sources.arrivals import Arrivals
@@ -23,10 +24,9 @@ from migrate.staging.area import Staging
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
 _MODALITY, _SERIES_COUNT, _PATIENT_ID = 0x00080060, 0x00201209, study_rows.PATIENT_ID
-_HIDING_PATIENTS = (
-    "Lists of patients are cut off after {rows} rows. They were asked for in parts; whoever has no PatientID, or one with a wildcard or a "
-    "letter beyond ASCII, is in no part and may be hidden: ask the vendor for the number of patients."
-)
+_HIDING_PATIENTS = "Lists of patients are cut off after {rows} rows: ask the vendor for the number of patients."
+_INSISTS = "Below the level PATIENT nothing is answered without one PatientID."
+_ANY = Window(None, None, "patient")
 
 
 class DimsePacs:
@@ -91,42 +91,60 @@ class DimsePacs:
             yield session
 
     # -- questions
-    def studies(self, window: Window) -> Generator[StudyFound]:
-        keys, trouble = study_rows.keys(window), ""
+    def by_patient(self) -> bool:
+        """Whether it answers nothing below the level PATIENT without one PatientID."""
+        if self.patients.known_to_insist is None:
+            with self.asking() as session:
+                return self.patients.insists(session)
+        return self.patients.known_to_insist
+
+    def count_patients(self) -> tuple[int, str]:
+        """How many patients can be asked for, listed anew; and why there may be more, "" where that is all."""
         with self.asking() as session:
-            questions = [keys]
-            if self.patients.insists(session):
-                listed, prefix = self.patients.for_question(session, window), window.patient or ""
-                questions = [keys | {_PATIENT_ID: patient} for patient in listed.ids if study_rows.begins(patient, prefix)]
-                trouble = listed.trouble
-                if listed.cut_at is not None:
-                    self.habits["cap_patients"] = (str(listed.cut_at), _HIDING_PATIENTS.format(rows=listed.cut_at))
-            for number, question in enumerate(questions):
-                yield from self.rows(session, window, question, number if self.patients.known_to_insist else None)
+            listed = self.patients.list_anew(session)
+        self.habits["insists_on_patient_id"] = ("yes", _INSISTS)
+        if listed.cut_at:
+            self.habits["cap_patients"] = (str(listed.cut_at), _HIDING_PATIENTS.format(rows=listed.cut_at))
+        return len(listed.studies), listed.trouble
+
+    def studies(self, window: Window) -> Generator[StudyFound]:
+        with self.asking() as session:
+            ask = functools.partial(self.rows, session, window)
+            if not self.patients.insists(session):
+                yield from () if window.share else ask(study_rows.keys(window))
+            elif window.share:
+                yield from self.patients.one_by_one(session, window.share, ask)
+            else:
+                doubtful, prefix = self.patients.doubtful(session, functools.partial(self.rows, session, _ANY)), window.patient or ""
+                for number, patient in enumerate(patient for patient in doubtful if study_rows.begins(patient, prefix)):
+                    yield from ask(study_rows.keys(window) | {_PATIENT_ID: patient}, number)
             if session.saw_ff01:
                 self.habits["ff01"] = ("yes", "Rows come with FF01: some optional keys are not supported.")
-        if trouble:
-            raise QueryRefused(f"The PACS insists on a PatientID with every question, and {trouble}.")
 
-    def rows(self, session: FindSession, window: Window, keys: dict[int, str], query: int | None) -> Iterator[StudyFound]:
+    def rows(self, session: FindSession, window: Window, keys: Mapping[int, str], query: int | None = None) -> Iterator[StudyFound]:
+        """The rows of one C-FIND, told by its number `query` from others that are asked for the same window."""
+        patient = keys.get(_PATIENT_ID) if self.patients.known_to_insist else None
         for row in session.find("STUDY", keys, study_rows.WANTED):
             study = study_rows.study_found(row)
-            if self.patients.known_to_insist:
-                self.patients.shown(study.study.study, keys[_PATIENT_ID])
-            yield replace(study, outside=not study_rows.fits(window, row, study), query=query)
+            shared = patient is not None and self.patients.shown(study.study.study, patient)
+            of_several = patient is not None and len(self.patients.remembered(study.study.study)) > 1  # what one counts is not all
+            claimed = None if of_several else study.claimed_instances
+            yield replace(study, outside=not study_rows.fits(window, row, study), claimed_instances=claimed, query=query, shared=shared)
 
     def instances(self, study: StudyRef) -> StudyPlanned:
         with self.asking() as session:
             if not self.patients.insists(session):
                 return self.listed(session, study, {})
-            plan = StudyPlanned(study, ())
-            for _ in range(2):
-                patient = self.patients.of(session, study.study)
-                if patient is not None:
-                    plan = self.listed(session, study, {_PATIENT_ID: patient})
-                if plan.series or patient is None or not self.patients.gave_away(session, study.study):
-                    break
-            return plan
+            for again in (True, False):
+                plans = {patient: self.listed(session, study, {_PATIENT_ID: patient}) for patient in self._patients_of(session, study)}
+                hollow = [patient for patient, plan in plans.items() if not plan.series]
+                gone = [patient for patient in hollow if self.patients.gave_away(session, study.study, patient)]
+                if not (gone and again and self.patients.look_again(session, functools.partial(self.rows, session, _ANY))):
+                    break  # else somebody else may have what they gave away
+            return united(study, [plan for patient, plan in plans.items() if patient not in gone])
+
+    def _patients_of(self, session: FindSession, study: StudyRef) -> tuple[str, ...]:
+        return self.patients.of(session, study.study, functools.partial(self.rows, session, _ANY))
 
     def listed(self, session: FindSession, study: StudyRef, patient: dict[int, str]) -> StudyPlanned:
         series: dict[str, tuple[str, int | None]] = {}
@@ -143,14 +161,34 @@ class DimsePacs:
         return StudyPlanned(study, tuple(plans), tuple(notes))
 
     # -- what a C-MOVE needs
-    def patient_of(self, study: StudyRef) -> str | None:
-        """The PatientID that a C-MOVE must name; None where the PACS does without."""
-        known = self.patients.remembered(study.study)
-        if known is not None or self.patients.known_to_insist is False:
+    def patients_of(self, study: StudyRef) -> tuple[str | None, ...]:
+        """The PatientIDs that C-MOVEs must name, one each, to bring all of a study; (None,) where the PACS does without."""
+        if self.patients.known_to_insist is False:
+            return (None,)
+        if known := self.patients.known(study.study):
             return known
         with self.asking() as session:
-            return self.patients.of(session, study.study) if self.patients.insists(session) else None
+            return (self.patients.insists(session) and self._patients_of(session, study)) or (None,)
+
+    def one_patient_of(self, study: StudyRef) -> str | None:
+        """The PatientID that a C-MOVE may name to bring any image that was just listed; None where the PACS does without."""
+        return next(iter(self.patients.remembered(study.study) or self.patients_of(study)))
 
     def next_move_id(self) -> int:
         """A message ID for a C-MOVE: what comes of it can name it (PS3.7 9.1.1.1.11)."""
         return next(self._move_ids) % 0xFFFF + 1
+
+
+def united(study: StudyRef, plans: Sequence[StudyPlanned]) -> StudyPlanned:
+    """What several answers list of a study, each of one of its patients. What one claims beyond what it lists stays a claim."""
+    if len(plans) == 1:
+        return plans[0]
+    series: dict[str, SeriesPlan] = {}
+    short: Counter[str] = Counter()
+    for one in (each for plan in plans for each in plan.series):
+        before = series.get(one.series)
+        short[one.series] += max((one.claimed_instances or 0) - len(one.sops), 0)
+        sops = tuple(dict.fromkeys((*(before.sops if before else ()), *one.sops)))
+        claimed = None if one.claimed_instances is None and (before is None or before.claimed_instances is None) else len(sops) + short[one.series]
+        series[one.series] = SeriesPlan(one.series, one.modality, sops, claimed)
+    return StudyPlanned(study, tuple(series.values()), tuple(note for plan in plans for note in plan.notes))

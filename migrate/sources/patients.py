@@ -1,50 +1,40 @@
-"""A PACS that answers nothing below the level PATIENT without a single PatientID (PS3.4 C.6.1): who its patients are.
+"""A PACS that answers nothing below the level PATIENT without a single PatientID (PS3.4 C.6.1): which patient has which study.
 
-PatientIDs are needed as keys. They live here, in memory, and stand in no error, log or manifest.
+PatientIDs live here, in memory, and stand in no error, log or manifest.
 """
 
 from __future__ import annotations
 
-import string
+import datetime
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, QueryRefused
-from migrate.errors import Interrupted
-from migrate.model import Window
+from migrate.errors import QueryFailed
+from migrate.model import StudyFound
+from migrate.sources.patient_list import Listed, Listing, is_askable, stop_if
 
 _PATIENT_ID, _STUDY_UID, _STUDY_DATE = dimse.PATIENT_ID, dimse.STUDY_UID, 0x00080020
-_WILDCARDS = frozenset("*?\\")
-_FIRST = string.digits + string.ascii_uppercase + string.ascii_lowercase + string.punctuation + " "
-_CHARACTERS = "".join(character for character in _FIRST if character not in _WILDCARDS)
-_LONGEST = 64  # characters of an ID (LO, PS3.5 6.2)
-
-
-@dataclass(slots=True)
-class Listed:
-    """All patients that can be asked for, and why there may be more; "" where the list is known to be whole.
-
-    `cut_at`: so many rows the PACS shows of a list that is longer. Nobody whose PatientID cannot be asked for is shown beyond them.
-    """
-
-    ids: list[str]
-    trouble: str = ""
-    cut_at: int | None = None
+_COMPARED = 5  # of the patients whose answers are the largest and agree with the PACS's own number
+Ask = Callable[[Mapping[int, str], int], Iterable[StudyFound]]
+"""The studies that these keys find; the number tells C-FINDs apart."""
 
 
 class Patients:
-    """The patients of one PACS, as of the last time that the same question was asked, and which of them has which study."""
+    """Who has which study, as of the last time that each patient was asked. One lock: whoever asks has others wait."""
 
     def __init__(self, stopped: threading.Event) -> None:
         self._stopped = stopped
         self._insists: bool | None = None
         self._lock = threading.RLock()
         self._listed: Listed | None = None
-        self._answered: set[Window] = set()  # questions that this list has served
-        self._of: dict[str, str] = {}
-        self._all_looked_up = False
+        self._rows: dict[str, int | None] = {}  # of each patient's answer, None where it was no whole one
+        self._found: dict[str, int] = {}  # different studies in it
+        self._doubtful: list[str] | None = None
+        self._of: dict[str, tuple[str, ...]] = {}
+        self._looked_again = False
 
     def insists(self, session: FindSession) -> bool:
         """Whether it wants a PatientID with every question; found out once, by a question that is narrow in every other way."""
@@ -60,138 +50,154 @@ class Patients:
                     self._insists = refusal.keys_refused
             return self._insists
 
-    def for_question(self, session: FindSession, window: Window) -> Listed:
-        """The patients among whom a question is asked: a new list for one that this list has served already.
-
-        So all questions of a sweep share a list, and the next sweep, or the same question once more, sees who has come since.
-        """
-        with self._lock:
-            if self._listed is None or window in self._answered:
-                self._listed, self._answered, self._all_looked_up = _Listing(session, self._stopped).run(), set(), False
-            self._answered.add(window)
-            return self._listed
-
     def some(self, session: FindSession, count: int) -> Iterator[str]:
         """A few that can be asked for."""
         for row in session.find("PATIENT", {_PATIENT_ID: "*"}, (_PATIENT_ID,)):
-            if _askable(row.get(_PATIENT_ID, "")):
+            if is_askable(row.get(_PATIENT_ID, "")):
                 yield row[_PATIENT_ID]
                 count -= 1
                 if not count:
                     return
 
-    def shown(self, study: str, patient: str) -> None:
-        """Remember whose study it is."""
-        self._of[study] = patient
-
-    def remembered(self, study: str) -> str | None:
-        """Whose study it is, without asking."""
-        return self._of.get(study)
-
-    def of(self, session: FindSession, study: str) -> str | None:
-        """Whose study it is, or None where the PACS shows it to nobody. Raises what asking raises."""
+    def list_anew(self, session: FindSession) -> Listed:
+        """Ask who all the patients are; what was known of their answers is of the past."""
         with self._lock:
-            if study not in self._of and not self._all_looked_up:  # a run that goes on has not asked for studies itself
-                listed = self._listed or _Listing(session, self._stopped).run()
-                self._listed = listed
-                for patient in listed.ids:
-                    self._note(session, patient, {})
-                self._all_looked_up = True
-            if study not in self._of:  # behind a cap, or new
-                self._listed, self._answered = _Listing(session, self._stopped).run(), set()
-                for patient in self._listed.ids:
-                    self._note(session, patient, {_STUDY_UID: study})
-                    if study in self._of:
-                        break
-            return self._of.get(study)
+            self._listed = Listing(session, self._stopped).run()
+            self._rows, self._found, self._doubtful, self._looked_again = {}, {}, None, False
+            return self._listed
 
-    def gave_away(self, session: FindSession, study: str) -> bool:
+    def listed(self, session: FindSession) -> Listed:
+        """The list as it was made last; made if there is none."""
+        with self._lock:
+            return self._listed or self.list_anew(session)
+
+    # -- asking them one by one
+    def one_by_one(self, session: FindSession, share: tuple[int, int], ask: Ask) -> Iterator[StudyFound]:
+        """The studies of every patient of a share. Where an answer breaks off, that patient is asked again after the others, as
+        long as that helps. What the PACS refuses is left to narrower questions (see `doubtful`). Raises what asking raises."""
+        number, count = share
+        yield from self._each([patient for patient in self.listed(session).studies if zlib.crc32(patient.encode()) % count == number - 1], ask)
+
+    def _each(self, left: list[str], ask: Ask) -> Iterator[StudyFound]:
+        asked = 0
+        while left:
+            broken: list[str] = []
+            for patient in left:
+                stop_if(self._stopped)
+                asked += 1
+                rows, studies = 0, set[str]()
+                try:
+                    for study in ask({_PATIENT_ID: patient}, asked):
+                        rows += 1
+                        studies.add(study.study.study)
+                        yield study
+                except QueryRefused:
+                    self._rows[patient], self._found[patient] = None, 0
+                except QueryFailed as error:
+                    broken.append(patient)
+                    trouble = error
+                else:
+                    self._rows[patient], self._found[patient] = rows, len(studies)
+            if len(broken) == len(left):
+                raise trouble
+            left = broken
+
+    def doubtful(self, session: FindSession, ask: Ask) -> list[str]:
+        """The patients whose answers may have been cut off, so that their studies are asked for in narrower questions, too.
+
+        The PACS once answered with as many rows as the largest answer has: each with fewer is whole. Of those with as many, one
+        of which the PACS itself counts as many studies is believed; unless that is so, too, of one that shows more when its days
+        are asked for in halves, so that these numbers mean nothing. Raises what asking raises.
+        """
+        with self._lock:
+            if self._doubtful is None:
+                self._ask_the_rest(session, ask)
+                listed = self.listed(session).studies
+                most = max([2, *(rows for rows in self._rows.values() if rows is not None)])
+                largest = [patient for patient in listed if (self._rows.get(patient) or 0) >= most]
+                counted = [patient for patient in largest if listed[patient] == self._found.get(patient)]
+                believed = set(counted[_COMPARED:])
+                if believed and any(_shows_more(patient, ask) for patient in counted[:_COMPARED]):
+                    believed = set()
+                unasked = [patient for patient in listed if self._rows.get(patient) is None]
+                self._doubtful = unasked + [patient for patient in largest if patient not in believed]
+            return self._doubtful
+
+    # -- who has what
+    def shown(self, study: str, patient: str) -> bool:
+        """Remember that this patient has this study; True if another one was known to have it, and this one was not."""
+        of = self._of.get(study, ())
+        if patient in of:
+            return False
+        self._of[study] = (*of, patient)
+        return bool(of)
+
+    def remembered(self, study: str) -> tuple[str, ...]:
+        """Who has the study, as far as that has been shown; without asking."""
+        return self._of.get(study, ())
+
+    def of(self, session: FindSession, study: str, ask: Ask) -> tuple[str, ...]:
+        """Everybody who has the study; nobody where the PACS shows it to nobody. Raises what asking raises.
+
+        All patients are asked, unless they have been since the list was made; and once more for one that nobody has.
+        """
+        with self._lock:
+            self._ask_the_rest(session, ask)
+            if study not in self._of:
+                self.look_again(session, ask)
+            return self.remembered(study)
+
+    def look_again(self, session: FindSession, ask: Ask) -> bool:
+        """Ask everybody once more, and who has come since; False, and nothing is asked, where that was done since the last sweep began."""
+        with self._lock:
+            if self._looked_again:
+                return False
+            self.list_anew(session)
+            self._ask_the_rest(session, ask)
+            self._looked_again = True
+            return True
+
+    def known(self, study: str) -> tuple[str, ...]:
+        """The same without asking; nobody, too, where it takes a question to tell."""
+        with self._lock:
+            whole = self._listed is not None and all(patient in self._rows for patient in self._listed.studies)
+            return self.remembered(study) if whole else ()
+
+    def _ask_the_rest(self, session: FindSession, ask: Ask) -> None:
+        """Ask who has not been asked since the list was made. Who cannot be asked is left out: the question of a sweep says so and blocks."""
+        left = [patient for patient in self.listed(session).studies if patient not in self._rows]
+        try:
+            for _ in self._each(left, ask):
+                pass
+        except QueryFailed:
+            self._rows |= {patient: None for patient in left if patient not in self._rows}
+
+    def gave_away(self, session: FindSession, study: str, patient: str) -> bool:
         """Whether the patient no longer has this study, which is forgotten then; a study without images is still shown."""
-        patient = self._of.pop(study, None)
-        if patient is not None:
-            self._note(session, patient, {_STUDY_UID: study})
-        return study not in self._of
+        rows = session.find("STUDY", {_STUDY_UID: study, _PATIENT_ID: patient}, (_STUDY_UID,))
+        if any(row.get(_STUDY_UID) == study for row in list(rows)):
+            return False
+        with self._lock:
+            self._of[study] = tuple(one for one in self._of.get(study, ()) if one != patient)
+            if not self._of[study]:
+                del self._of[study]
+        return True
 
     @property
     def known_to_insist(self) -> bool | None:
         """What `insists` has found; None before it was asked."""
         return self._insists
 
-    def _note(self, session: FindSession, patient: str, keys: dict[int, str]) -> None:
-        _stop_if(self._stopped)
-        for row in session.find("STUDY", {**keys, _PATIENT_ID: patient}, (_STUDY_UID,)):
-            self._of[row.get(_STUDY_UID, "")] = patient
 
-
-class _Listing:
-    """One walk through all patients by prefixes of PatientID.
-
-    A PACS that caps its answers says Success all the same. But it once answered with as many rows as the largest of its answers
-    has, so that every answer with fewer is whole; only one with just as many may be cut off, and is asked again in parts: the ID
-    that ends there, and one more character, whichever it is. That ends with the largest answer even where nothing is capped: its
-    parts are smaller. A part that shows patients who do not fit it proves nothing.
-    """
-
-    def __init__(self, session: FindSession, stopped: threading.Event) -> None:
-        self._session, self._stopped = session, stopped
-        self._most = 2  # nobody caps at a single row
-        self._ids: set[str] = set()
-        self._trouble = ""
-
-    def run(self) -> Listed:
-        rows, first = self._ask("*")
-        self._walk("", rows)
-        odd = sum(not _askable(patient) for patient in self._ids)
-        if odd and not self._trouble:
-            self._trouble = f"{odd} patients have a PatientID that cannot be asked for (empty, or with a wildcard or a letter that is not ASCII)"
-        return Listed(sorted(filter(_askable, self._ids)), self._trouble, len(first) if self._ids - first else None)
-
-    def _ask(self, key: str) -> tuple[int | None, set[str]]:
-        """(rows, None where they were too many for the PACS; the IDs) of one answer."""
-        _stop_if(self._stopped)
-        shown: list[str] = []
-        refused = False
-        try:
-            for row in self._session.find("PATIENT", {_PATIENT_ID: key}, (_PATIENT_ID,)):
-                shown.append(row.get(_PATIENT_ID, ""))
-        except QueryRefused as refusal:
-            if refusal.keys_refused:
-                raise
-            refused = True
-        ids = set(shown)
-        self._ids |= ids
-        if refused:
-            return None, ids
-        self._most = max(self._most, len(shown))
-        return len(shown), ids
-
-    def _walk(self, prefix: str, rows: int | None) -> None:
-        """Ask in parts, unless the answer with so many rows is whole."""
-        if self._trouble or (rows is not None and rows < self._most):
-            return
-        if len(prefix) >= _LONGEST:
-            self._trouble = "its answers are cut off where no PatientID can be longer"
-            return
-        if prefix:
-            self._ask(prefix)  # the one that ends here
-        parts: dict[str, tuple[int | None, set[str]]] = {}
-        for character in _CHARACTERS if prefix else _CHARACTERS.replace(" ", ""):  # leading spaces do not count (PS3.5 6.2)
-            part = prefix + character
-            rows, ids = self._ask(f"{part}*")
-            if any(not patient.casefold().startswith(part.casefold()) for patient in ids):
-                self._trouble = "it does not match PatientID with a wildcard, so that its list of patients cannot be shown to be whole"
-                return
-            if character.islower() and parts.get(prefix + character.upper()) == (rows, ids):
-                continue  # it does not tell small letters from capitals, and has shown the same already
-            parts[part] = rows, ids
-        for part, (rows, _) in parts.items():
-            self._walk(part, rows)
-
-
-def _askable(patient: str) -> bool:
-    return bool(patient) and patient.isascii() and patient.isprintable() and not set(patient) & _WILDCARDS
-
-
-def _stop_if(stopped: threading.Event) -> None:
-    if stopped.is_set():
-        raise Interrupted("The run is being stopped.")
+def _shows_more(patient: str, ask: Ask) -> bool:
+    """Whether two halves of all days show more of a patient's studies than the question without a day."""
+    try:
+        shown = {study.study.study: study.date for study in ask({_PATIENT_ID: patient}, 0)}
+        days = sorted(date for date in shown.values() if date is not None)
+        if not days:
+            return False
+        middle = datetime.datetime.strptime(days[(len(days) - 1) // 2], "%Y%m%d")
+        halves = (f"19000101-{middle:%Y%m%d}", f"{middle + datetime.timedelta(1):%Y%m%d}-21001231")
+        return any(study.study.study not in shown for half in halves for study in ask({_PATIENT_ID: patient, _STUDY_DATE: half}, 0))
+    except (QueryFailed, ValueError):
+        return False  # questions by date fail for the others, too, and say so

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from migrate.errors import QueryFailed
-from migrate.model import EXACT, StudyFound, StudyRef, Window, is_uid
+from migrate.model import EXACT, SHARE, StudyFound, StudyRef, Window, is_uid
 
 STUDY_UID, STUDY_DATE, STUDY_TIME, MODALITIES, STUDY_COUNT = 0x0020000D, 0x00080020, 0x00080030, 0x00080061, 0x00201208
 PATIENT_ID, ACCESSION = 0x00100020, 0x00080050
@@ -46,7 +46,7 @@ def keys(window: Window) -> dict[int, str]:
         asked[STUDY_TIME] = f"{window.time_lo}-{window.time_hi}"
     if window.modality:
         asked[MODALITIES] = window.modality
-    if window.patient:
+    if window.patient and not window.patient.startswith(SHARE):
         asked[PATIENT_ID] = _wildcard(window.patient)
     if window.accession:
         asked[ACCESSION] = _wildcard(window.accession)
@@ -67,7 +67,7 @@ def fits(window: Window, row: dict[int, str], study: StudyFound) -> bool:
     if window.modality and window.modality not in (part.strip() for part in row.get(MODALITIES, "").split("\\")):
         return False
     for tag, prefix in ((PATIENT_ID, window.patient), (ACCESSION, window.accession)):
-        if prefix and not begins(row.get(tag, ""), prefix):
+        if prefix and not prefix.startswith(SHARE) and not begins(row.get(tag, ""), prefix):
             return False
     return True
 

@@ -19,7 +19,7 @@ def selection(settings: SourceSettings, until: tuple[str, str] | None = None) ->
         if settings.bounded and study.date is None:
             excluded = "It has no StudyDate, and the migration is limited to a range of dates."
         elif settings.bounded and not lo <= (study.date or "") <= hi:
-            if window.axis == "all":
+            if window.axis == "all" or window.share:
                 return None
             excluded = "Its StudyDate lies outside the range of dates to migrate."
         elif wanted and study.modalities and wanted.isdisjoint(study.modalities):
