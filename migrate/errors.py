@@ -67,19 +67,27 @@ class IdentityMismatch(UsageError):
 
 
 class ManifestError(PacsMigrateError):
+    """The manifest cannot be used."""
+
     exit_code = 10
 
 
 class NoManifest(ManifestError):
+    """There is no manifest where one is looked for."""
+
     default_hint = "Run `pacs-migrate enumerate` or `pacs-migrate run` first, or name the right file with --config."
 
 
 class ManifestLocked(ManifestError):
+    """Another process works on the manifest."""
+
     exit_code = 11
     default_hint = "Wait for the other process, or stop it with SIGTERM; `status` and `report` work meanwhile."
 
 
 class ManifestTooNew(ManifestError):
+    """A newer version than this one wrote the manifest."""
+
     exit_code = 12
     default_hint = "Install the version of pacs-migrate that wrote it, or a newer one. Nothing was changed."
 
@@ -92,29 +100,39 @@ class LawBroken(ManifestError):
 
 
 class SourceError(PacsMigrateError):
+    """The PACS did not do what it was asked for."""
+
     exit_code = 20
     scope: ClassVar[Scope] = "study"
     retryable = True
 
 
 class SourceUnreachable(SourceError):
+    """Nobody answers at the PACS's address, or the association was lost."""
+
     scope: ClassVar[Scope] = "run"
     default_hint = "Check that the PACS is up, and host, port and firewall under [source]."
 
 
 class SourceRefused(SourceError):
+    """The PACS answers and will not have us."""
+
     scope: ClassVar[Scope] = "run"
     retryable = False
     default_hint = "Ask the PACS administrator to register our AE title (under [receiver]) and our address."
 
 
 class MoveDestinationUnknown(SourceRefused):
+    """The PACS does not know our AE title as a C-MOVE destination (A801)."""
+
     default_hint = (
         "Ask the PACS administrator to register our AE title, address and port (under [receiver]) as a C-MOVE destination."
     )
 
 
 class NothingSent(SourceRefused):
+    """The PACS reports Success for one study after the other and has not sent a single image."""
+
     default_hint = (
         "The PACS says Success and sends nothing. Ask its administrator which address and port it has for our AE title, "
         "and whether a firewall lets the PACS connect to us."
@@ -141,43 +159,61 @@ class QueryFailed(SourceError):
 
 
 class SourceIncomplete(SourceError):
+    """Not all images that are listed have come."""
+
     default_hint = "The PACS lists images that it does not send. Look at its log for this study, then `pacs-migrate retry`."
 
 
 class SourceStalled(SourceError):
+    """A time limit of [source] was reached."""
+
     default_hint = "Nothing came for `stall_s`, or an attempt took longer than `attempt_s`; raise them for a slow PACS."
 
 
 class MoveFailed(SourceError):
+    """A C-MOVE ended with a failure."""
+
     default_hint = "Look at the PACS's log for this study, then `pacs-migrate retry`."
 
 
 class VanishedAtSource(SourceError):
+    """A study is not shown any more, or none of its images."""
+
     default_hint = "The PACS no longer shows it. Ask its administrator, then `retry`, or `accept` it."
 
 
 class DestinationError(PacsMigrateError):
+    """The store did not do what it was asked for."""
+
     exit_code = 21
     scope: ClassVar[Scope] = "instance"
     retryable = True
 
 
 class DestinationUnreachable(DestinationError):
+    """Nobody answers at the store's address."""
+
     scope: ClassVar[Scope] = "run"
     default_hint = "Check network, endpoint_url and region under [destination]."
 
 
 class DestinationRefused(DestinationError):
+    """The store answers and will not have us, or has no such bucket."""
+
     scope: ClassVar[Scope] = "run"
     retryable = False
     default_hint = "Check credentials, bucket name, owner and rights (PutObject, GetObject, ListBucket)."
 
 
 class PutFailed(DestinationError):
+    """An object was not stored."""
+
     default_hint = "The store refused or lost this object; it is put again."
 
 
 class ObjectMissing(DestinationError):
+    """Nothing stands under the key of an object that was stored."""
+
     default_hint = "`run` fetches it from the PACS and puts it again."
 
 
@@ -192,20 +228,28 @@ class KeyTaken(ObjectDiffers):
 
 
 class LocalError(PacsMigrateError):
+    """This machine cannot go on."""
+
     exit_code = 22
     scope: ClassVar[Scope] = "run"
 
 
 class DiskFull(LocalError):
+    """No space is left, or no more may be used."""
+
     retryable = True
     default_hint = "Free space on the disk under [migration] staging (or the manifest's), then run again."
 
 
 class DiskFailing(LocalError):
+    """An operation on a file failed otherwise."""
+
     default_hint = "The disk reported an error. Check it before you go on; nothing that was promised is lost."
 
 
 class PortInUse(LocalError):
+    """The receiver's port is taken."""
+
     default_hint = "Another program listens on [receiver] port. Stop it or choose another port (and tell the PACS)."
 
 
@@ -224,5 +268,7 @@ class StagedFileLost(LocalError):
 
 
 class Interrupted(PacsMigrateError):
+    """A signal ended the command."""
+
     exit_code = 130
     default_hint = "Run the same command again to go on."

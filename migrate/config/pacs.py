@@ -15,6 +15,7 @@ from migrate.config.table import PORT, POSITIVE, TITLE, Table, are_modalities, i
 
 
 def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
+    """What [source] says; None, with `mistakes` longer, where it says too little. `base`: relative paths begin there."""
     table = Table("source", data.get("source"), mistakes)
     table.take("kind", str, "dimse-move", fits=lambda k: k == "dimse-move", must='"dimse-move"')
     host = table.take("host", str, required=True, fits=lambda t: bool(t.strip()), must="the PACS's address")
@@ -41,6 +42,7 @@ def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSe
 
 
 def receiver_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> ReceiverConfig:
+    """What [receiver] says; what cannot be followed is added to `mistakes`."""
     table = Table("receiver", data.get("receiver"), mistakes)
     settings = ReceiverConfig(
         ae_title=table.take("ae_title", str, "PACSMIGRATE", fits=is_title, must=TITLE),

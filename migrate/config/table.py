@@ -65,18 +65,22 @@ _NAMES: Mapping[type, str] = {
 
 
 def is_title(text: str) -> bool:
+    """Whether it can be an AE title (PS3.5 6.2): up to 16 printable ASCII characters, no backslash."""
     return 0 < len(text.strip()) <= 16 and text.isascii() and text.isprintable() and "\\" not in text
 
 
 def are_modalities(values: list[Any]) -> bool:
+    """Whether they can be values of Modality (PS3.3 C.7.3.1.1.1), at least one."""
     return bool(values) and all(isinstance(value, str) and re.fullmatch(r"[A-Z0-9_]{1,16}", value) for value in values)
 
 
 def is_port(number: int) -> bool:
+    """Whether it is the number of a TCP port."""
     return 0 < number < 65536
 
 
 def is_network(text: Any) -> bool:
+    """Whether it is the text of an address or of a network."""
     try:
         ipaddress.ip_network(text, strict=False)
     except (ValueError, TypeError):

@@ -45,6 +45,8 @@ class Road:
 
 @dataclass(frozen=True)
 class Answer:
+    """What a store answered; names of headers are in lower case."""
+
     status: int
     headers: Headers
     content: bytes

@@ -86,8 +86,11 @@ _FORMATS = {
 _HEADS = {big: struct.Struct(order + "HH2sH").unpack_from for big, order in ((False, "<"), (True, ">"))}
 
 
-def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> None:
-    """Walk all elements from `position` to the end of the view. Raises CannotWalk."""
+def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> None:  # noqa: PLR0915
+    """Walk all elements from `position` to the end of the view. Raises CannotWalk.
+
+    One loop over local names, long as it is: every element of every image passes here, and a call each would cost more than its work.
+    """
     size, big, notes, kept = len(view), seen.big, seen.notes, seen.kept
     if position >= size:
         raise CannotWalk("the data set is empty")

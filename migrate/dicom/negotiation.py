@@ -56,6 +56,8 @@ class ProposedContext:
 
 @dataclass(frozen=True, slots=True)
 class AcceptedContext:
+    """A presentation context that both sides agreed on, with its one transfer syntax (PS3.8 9.3.3.2)."""
+
     id: int
     abstract_syntax: str
     transfer_syntax: str
@@ -63,6 +65,8 @@ class AcceptedContext:
 
 @dataclass(frozen=True, slots=True)
 class AssociateRequest:
+    """An A-ASSOCIATE-RQ: the AE titles, what is proposed, and the largest P-DATA-TF that its sender takes, in bytes."""
+
     called: str
     calling: str
     contexts: tuple[ProposedContext, ...]

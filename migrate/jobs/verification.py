@@ -217,6 +217,7 @@ def _pieces(parts: Iterable[dict[Item, Stratum]]) -> Iterator[dict[Item, Stratum
 
 
 def key_of(item: Item) -> str:
+    """The object's key of a proven item."""
     assert item.receipt is not None  # the population's items have one
     return item.receipt.key
 

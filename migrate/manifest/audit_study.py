@@ -30,6 +30,8 @@ def differs(say: Say, place: str, columns: Sequence[str], on_record: str, row: S
 
 @dataclass(frozen=True, slots=True)
 class Study:
+    """A study's row beside what the log says of it; times in milliseconds since 1970."""
+
     id: int
     uid: str
     state: int

@@ -22,6 +22,8 @@ from migrate.model.windows import (
 
 @dataclass(frozen=True, slots=True)
 class SeriesPlan:
+    """The SOP Instance UIDs that IMAGE rows list of a series, and how many its SERIES row claims."""
+
     series: str
     modality: str
     sops: tuple[str, ...]
@@ -69,12 +71,16 @@ class RetrieveEnded:
 
 @dataclass(frozen=True, slots=True)
 class InstanceStored:
+    """The destination has acknowledged the object."""
+
     item: Item
     receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceVerified:
+    """The destination was asked for the object again, and this is what its answer proves."""
+
     item: Item
     proof: Proof
 
@@ -143,6 +149,8 @@ Outcome = (
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
+    """How often a study is tried before it is parked, and how long between: the wait doubles each time. `unreachable_s`: see [retry]."""
+
     attempts: int = 5
     first_wait_s: float = 30.0
     max_wait_s: float = 3600.0

@@ -21,6 +21,8 @@ def _require_uid(*texts: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class StudyRef:
+    """A study's identity: its Study Instance UID. Raises ValueError for what is no UID."""
+
     study: str
 
     def __post_init__(self) -> None:

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 
 class StudyState(IntEnum):
+    """Where a study stands; `STUDY_TRANSITIONS` has the steps. The numbers are those in the manifest."""
+
     FOUND = 0
     PLANNED = 1
     RETRIEVED = 2
@@ -16,6 +18,8 @@ class StudyState(IntEnum):
 
 
 class InstanceState(IntEnum):
+    """Where an instance stands; `INSTANCE_TRANSITIONS` has the steps. The numbers are those in the manifest."""
+
     EXPECTED = 0
     STAGED = 1
     STORED = 2
@@ -23,6 +27,8 @@ class InstanceState(IntEnum):
 
 
 class WindowState(IntEnum):
+    """What has become of a question; the numbers are those in the manifest."""
+
     PLANNED = 0
     ANSWERED = 1
     FAILED = 2

@@ -30,6 +30,8 @@ class BadQuery(ValueError):
 
 
 class Match(NamedTuple):
+    """What fits a query: a study, or one of its series or images."""
+
     study: StudyRecord
     series: SeriesRecord | None = None
     instance: InstanceRecord | None = None

@@ -65,6 +65,8 @@ _GIVEN = ("ANNA", "JONAS", "MIRA", "PAUL", "LEILA", "TOM", "RENÉE", "OLE", "SAR
 
 @dataclass(frozen=True, slots=True)
 class InstanceRecord:
+    """An image as an archive's database knows it."""
+
     sop: str
     sop_class: str
     transfer_syntax: str
@@ -74,6 +76,8 @@ class InstanceRecord:
 
 @dataclass(frozen=True, slots=True)
 class SeriesRecord:
+    """A series as an archive's database knows it."""
+
     uid: str
     modality: str
     instances: tuple[InstanceRecord, ...]

@@ -172,13 +172,16 @@ def prove(sweep: Sweep, row: Row) -> list[Outcome] | None:
 
 
 def learned_cap(row: Row, again: Sequence[Row], why: str) -> list[Outcome]:
+    """The habit that such answers show: no more rows than so many."""
     cap = min([row["study_count"], *(each["study_count"] for each in again if each["study_count"] is not None)])  # rows may repeat
     return [HabitLearned("cap", str(cap), f"The PACS caps its answers: {cap} rows for a question {why}.")]
 
 
 def ask_again(sweep: Sweep, rows: Iterable[Row]) -> list[Outcome]:
+    """The same questions once more."""
     return [WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again") for row in rows]
 
 
 def ids(rows: Iterable[Row]) -> list[int]:
+    """The windows' numbers."""
     return [row["id"] for row in rows]
