@@ -9,16 +9,17 @@ PacsMigrateError
 │   ├── MoveDestinationUnknown     scope run: A801
 │   ├── NothingSent                scope run: "Success", three times, and nothing has ever come
 │   ├── SendingStopped             scope run, retryable: it sent, answers, and sends nothing any more
-│   └── QueryRefused · QueryFailed · SourceIncomplete · SourceStalled · MoveFailed · VanishedAtSource   scope study
+│   ├── MoveFailed                     scope study: it broke off; MoveRefused: A900, Cxxx ...; SourceBusy: A7xx
+│   └── QueryRefused · QueryFailed · SourceIncomplete · SourceStalled · VanishedAtSource   scope study
 ├── DestinationError          21
-│   ├── DestinationUnreachable     scope run, retryable
+│   ├── DestinationUnreachable     scope run, retryable; DestinationBusy: it asks for a slower pace
 │   ├── DestinationRefused         scope run: credentials, bucket, rights
-│   └── PutFailed · ObjectMissing · ObjectDiffers · KeyTaken     scope instance
+│   └── PutFailed · ObjectRefused · ObjectMissing · ObjectDiffers · KeyTaken     scope instance
 ├── LocalError                22   DiskFull · DiskFailing · PortInUse · ProgramMissing (scope run) · StagedFileLost (scope instance)
 └── Interrupted              130
 
-A class says whether trying again can help (`retryable`), how far the trouble reaches (`scope`), how the process ends if
-it ends by it (`exit_code`), and what a person can do (`hint`).
+A class says whether trying again can help (`retryable`), how many times as long as usual to wait before that (`wait_factor`),
+how far the trouble reaches (`scope`), how the process ends if it ends by it (`exit_code`), and what a person can do (`hint`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class PacsMigrateError(Exception):
 
     exit_code: ClassVar[int] = 1
     retryable: ClassVar[bool] = False
+    wait_factor: ClassVar[float] = 1.0
     scope: ClassVar[Scope] = "run"
     default_hint: ClassVar[str] = ""
 
@@ -171,14 +173,27 @@ class SourceStalled(SourceError):
 
 
 class MoveFailed(SourceError):
-    """A C-MOVE ended with a failure."""
+    """The association broke in the middle of a C-MOVE."""
 
     default_hint = "Look at the PACS's log for this study, then `pacs-migrate retry`."
+
+
+class MoveRefused(MoveFailed):
+    """The PACS ended a C-MOVE with a failure (A900, Cxxx ...): soon again it would say the same."""
+
+    wait_factor = 10.0
+
+
+class SourceBusy(MoveFailed):
+    """The PACS is out of resources (A7xx): it needs time, not more questions."""
+
+    wait_factor = 4.0
 
 
 class VanishedAtSource(SourceError):
     """A study is not shown any more, or none of its images."""
 
+    wait_factor = 10.0
     default_hint = "The PACS no longer shows it. Ask its administrator, then `retry`, or `accept` it."
 
 
@@ -197,6 +212,13 @@ class DestinationUnreachable(DestinationError):
     default_hint = "Check network, endpoint_url and region under [destination]."
 
 
+class DestinationBusy(DestinationUnreachable):
+    """The store asks for a slower pace."""
+
+    wait_factor = 10.0
+    default_hint = "The store asks for a slower pace, and gets it. Fewer workers under [destination] help."
+
+
 class DestinationRefused(DestinationError):
     """The store answers and will not have us, or has no such bucket."""
 
@@ -209,6 +231,13 @@ class PutFailed(DestinationError):
     """An object was not stored."""
 
     default_hint = "The store refused or lost this object; it is put again."
+
+
+class ObjectRefused(DestinationError):
+    """The store fails for one object again and again while it serves others."""
+
+    wait_factor = 4.0
+    default_hint = "Look at the store's log for this key, then `pacs-migrate retry`."
 
 
 class ObjectMissing(DestinationError):
@@ -272,3 +301,9 @@ class Interrupted(PacsMigrateError):
 
     exit_code = 130
     default_hint = "Run the same command again to go on."
+
+
+def wait_factor(name: str) -> float:
+    """How many times as long as usual to wait after the error of this name; 1 where it is none of ours."""
+    found = globals().get(name)
+    return found.wait_factor if isinstance(found, type) and issubclass(found, PacsMigrateError) else 1.0

@@ -13,8 +13,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from migrate.errors import DiskFull, Interrupted, LocalError, PacsMigrateError
 from migrate.failpoints import reach
 from migrate.manifest import Effects, Manifest
 from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
+from migrate.scheduling import Stage, collect
 
 log = logging.getLogger(__name__)
 
@@ -30,26 +31,6 @@ _CHUNK = 200  # facts that a long answer hands on together; 100 such lists may w
 _FACTS, _PATIENCE_S = 50_000, 1.0  # in one transaction; and how long the rows of a long answer wait for as many
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
-
-
-@dataclass
-class Stage:
-    """One step of the way: `ready(busy, limit)` yields (key, job) pairs, `work(job)` returns outcomes.
-
-    `ordered` sends its outcomes behind the files that arrived before them.
-    """
-
-    name: str
-    ready: Callable[[set[Hashable], int], Iterable[tuple[Hashable, Any]]]
-    work: Callable[[Any], Iterable[Outcome]]
-    workers: int
-    ordered: bool = False
-    side: str = "source"
-    gate: Callable[[], bool] = lambda: True
-    busy: dict[Hashable, Future[Any]] = field(default_factory=dict)
-    paused_until: float = 0.0
-    failing_since: float | None = None
-    wait_s: float = 0.5
 
 
 @dataclass
@@ -80,6 +61,7 @@ class Pipeline:
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
         self._contacted: set[str] = set()  # sides that have answered in this run: from then on their silence is waited out
+        self._stages: list[Stage] = []
         self._ended_by: BaseException | None = None  # a worker's error of scope run: what was finished is still committed
         self._threads = [threading.Thread(target=self._guard, args=(loop,), name=name, daemon=True)
                          for name, loop in (("durable", self._durable_loop), ("commit", self._commit_loop))]  # fmt: skip
@@ -238,7 +220,8 @@ class Pipeline:
 
         Raises Interrupted after a stop, or the error of scope run that ended it.
         """
-        pools = {stage.name: ThreadPoolExecutor(stage.workers, stage.name) for stage in stages}
+        pools: dict[str, Executor] = {stage.name: stage.executor or ThreadPoolExecutor(stage.workers, stage.name) for stage in stages}
+        self._stages = stages
         try:
             while True:
                 self._raise_if_broken()
@@ -248,7 +231,7 @@ class Pipeline:
                     raise Interrupted("Stopped; everything that was finished is on record.")
                 self._wake.clear()
                 if not self._offer_all(stages, pools):
-                    pauses = [stage.paused_until - time.monotonic() for stage in stages if stage.failing_since is not None]
+                    pauses = [stage.paused_until - time.monotonic() for stage in stages]
                     waits = [wait for wait in (*pauses, next_due_s()) if wait is not None and wait > 0]
                     if self._offer_all(stages, pools):  # what was committed or fell due since; nobody can start anything else
                         continue
@@ -261,12 +244,12 @@ class Pipeline:
         finally:
             self._end(stages, pools, grace_s, cut)
 
-    def _offer_all(self, stages: list[Stage], pools: dict[str, ThreadPoolExecutor]) -> bool:
+    def _offer_all(self, stages: list[Stage], pools: dict[str, Executor]) -> bool:
         """Hand out what is ready; whether anything was, or has been under way until now."""
         under_way = any(stage.busy for stage in stages)  # looked at first: what ends while stages are asked may have made more ready
         return sum(self._offer(stage, pools[stage.name]) for stage in stages) > 0 or under_way
 
-    def _offer(self, stage: Stage, pool: ThreadPoolExecutor) -> int:
+    def _offer(self, stage: Stage, pool: Executor) -> int:
         free = stage.workers - len(stage.busy)
         if free <= 0 or time.monotonic() < stage.paused_until or not stage.gate():
             return 0
@@ -274,14 +257,14 @@ class Pipeline:
         for key, job in stage.ready(set(stage.busy), free):
             if key in stage.busy or started >= free:
                 continue
-            future = pool.submit(self._streamed, stage, job)
+            future = pool.submit(collect, stage.work, job) if stage.executor else pool.submit(self._streamed, stage, job)
             stage.busy[key] = future
             future.add_done_callback(lambda done, key=key: self._finished(stage, key, done))  # type: ignore[misc]
             started += 1
         return started
 
-    def _streamed(self, stage: Stage, job: Any) -> list[Outcome]:
-        """Hand on what comes while more is coming, so that a long answer is never held whole; returns the rest."""
+    def _streamed(self, stage: Stage, job: Any) -> tuple[list[Outcome], PacsMigrateError | None]:
+        """Like `collect`, but hands on what comes while more is coming, so that a long answer is never held whole."""
         held: list[Outcome] = []
         try:
             for outcome in stage.work(job):
@@ -289,22 +272,22 @@ class Pipeline:
                 if len(held) >= _CHUNK:
                     self.submit(held, ordered=stage.ordered)
                     held = []
-        except PacsMigrateError:  # what was done before it is done
-            self.submit(held, ordered=stage.ordered)
-            raise
-        return held
+        except PacsMigrateError as error:
+            return held, error
+        return held, None
 
     def _finished(self, stage: Stage, key: Hashable, future: Future[Any]) -> None:
-        """Called in the worker's thread: hand on the outcomes; the key stays busy until they are committed."""
+        """Called in a worker's thread: hand on the outcomes; the key stays busy until they are committed."""
         outcomes: list[Outcome] = []
         try:
-            outcomes = future.result()
-            self._contacted.add(stage.side)
-            stage.failing_since, stage.wait_s = None, 0.5
-        except PacsMigrateError as error:
-            self._pause_or_end(stage, error)
-        except BaseException as error:
-            self._ended_by = self._ended_by or error
+            outcomes, error = future.result()
+            if error is None:
+                self._contacted.add(stage.side)
+                stage.went_well()
+            else:
+                self._pause_or_end(stage, error)
+        except BaseException as broken:
+            self._ended_by = self._ended_by or broken
         try:
             self.submit(outcomes, done=lambda: self._forget(stage, key), ordered=stage.ordered)
         except BaseException:  # the commit thread broke, which `run` raises itself
@@ -315,19 +298,23 @@ class Pipeline:
         self._wake.set()
 
     def _pause_or_end(self, stage: Stage, error: PacsMigrateError) -> None:
-        """A peer that was there and is gone is tried again with back-off; any other error of scope run ends the run."""
+        """A peer that was there and is gone is tried again with back-off, and a full disk may get room by what is on its way out;
+        any other error of scope run ends the run."""
         now = time.monotonic()
+        if isinstance(error, DiskFull) and any(each.busy or each.failing_since for each in self._stages if each.side != stage.side):
+            stage.pause(error.wait_factor)
+            log.warning("%s: %s Waiting for room.", stage.name, error)
+            return
         since = stage.failing_since or now
         lasting = not error.retryable or isinstance(error, LocalError)  # this machine is no peer that comes back
         if lasting or stage.side not in self._contacted or now - since > self._unreachable_s:
             self._ended_by = self._ended_by or error
             return
-        if now >= stage.paused_until:  # workers that fail together make one pause
-            stage.failing_since, stage.paused_until = since, now + stage.wait_s
-            stage.wait_s = min(stage.wait_s * 2, 60.0)
+        stage.failing_since = since
+        stage.pause(error.wait_factor)
         log.warning("%s: %s Trying again.", stage.name, error)
 
-    def _end(self, stages: list[Stage], pools: dict[str, ThreadPoolExecutor], grace_s: float, cut: Callable[[], None]) -> None:
+    def _end(self, stages: list[Stage], pools: dict[str, Executor], grace_s: float, cut: Callable[[], None]) -> None:
         """Let what is under way finish for a while, then cut it; commit what was finished."""
         until = time.monotonic() + (grace_s if any(stage.busy for stage in stages) else 0)
         cutting = False
@@ -340,8 +327,12 @@ class Pipeline:
                 cutting, until = True, time.monotonic() + 5
             self._wake.clear()
             self._wake.wait(min(max(left, 0.05), _POLL_S))
-        for pool in pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+        for stage in stages:
+            if stage.executor is None:
+                pools[stage.name].shutdown(wait=False, cancel_futures=True)
+            else:  # whoever gave it may use it for more
+                for future in list(stage.busy.values()):
+                    future.cancel()
 
 
 def _expect_open(stages: list[Stage]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from migrate.destinations.s3_answers import NoAnswer, StoreSaid
-from migrate.errors import DestinationError, DestinationRefused, DestinationUnreachable, PutFailed
+from migrate.errors import DestinationBusy, DestinationError, DestinationRefused, DestinationUnreachable, PutFailed
 
 _KEYS = "Check the credentials: environment, profile, or the role of this machine."
 _RENEW = "The temporary credentials ran out: log in again (`aws sso login`), or use a role that renews itself."
@@ -69,7 +69,7 @@ def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
     code, status = trouble.code, trouble.status
     sentence = f"The store refused {doing}: {code}" + ("" if code.startswith("HTTP") else f" (HTTP {status})") + "."
     if code in _SLOW_DOWN or status == 429:
-        return DestinationUnreachable(sentence, hint="The store asks for a slower pace, and gets it. Fewer workers under [destination] help.")
+        return DestinationBusy(sentence)
     if code in _REFUSALS:
         hint = _REFUSALS[code]
         if hint is _REGION:

@@ -25,7 +25,8 @@ from migrate.jobs.verification import Choice, Looked, drawn
 from migrate.manifest import Effects
 from migrate.manifest.population import Population
 from migrate.model import InstanceRef, Item, Noted, Outcome, Received, StudyRef, Wanted
-from migrate.pipeline import Pipeline, Stage
+from migrate.pipeline import Pipeline
+from migrate.scheduling import Stage
 from migrate.sources import open_source
 from migrate.sources.probe_sample import differing_tags
 from migrate.stages.checking import Handout

@@ -38,7 +38,8 @@ from migrate.model import (
     WindowsPlanned,
     WindowState,
 )
-from migrate.pipeline import Pipeline, Stage
+from migrate.pipeline import Pipeline
+from migrate.scheduling import Stage
 from migrate.sources import open_source
 from migrate.stages import census, work
 from migrate.stages.questions import first_windows
@@ -345,12 +346,10 @@ class Migration:
                 *self.queue.items(state, skip_series=taken, limit=limit),
                 *self.queue.copies(state, skip_series=taken),
             ):
+                refused = self.queue.refused_before(items[0].ref.study)
                 for first in range(0, len(items), _ITEMS_A_JOB):
-                    part = items[first : first + _ITEMS_A_JOB]
-                    yield (
-                        (series_id, first),
-                        work.Batch(self.config.destination, tuple((item, self._path(item)) for item in part)),
-                    )
+                    part = tuple((item, self._path(item)) for item in items[first : first + _ITEMS_A_JOB])
+                    yield (series_id, first), work.Batch(self.config.destination, part, refused_before=refused)
 
         return ready
 

@@ -21,7 +21,8 @@ from migrate.evidence.sampling import Draw, Slice, Stratum
 from migrate.host import stop_signals
 from migrate.manifest.population import Population
 from migrate.model import DestinationLost, InstanceVerified, Item, Noted, Outcome, Proof
-from migrate.pipeline import Pipeline, Stage
+from migrate.pipeline import Pipeline
+from migrate.scheduling import Stage
 from migrate.stages import checking
 
 if TYPE_CHECKING:

@@ -172,6 +172,10 @@ class Queue:
             if -series_id not in skip_series:
                 yield -series_id, [self._item(study, series, row, copy=True)]
 
+    def refused_before(self, study: str) -> bool:
+        """Whether the store failed for an object of this study while it served others."""
+        return self.connection.execute("SELECT 1 FROM study WHERE uid = ? AND error = 'ObjectRefused'", (study,)).fetchone() is not None
+
     def is_verified(self, ref: InstanceRef) -> bool:
         """Whether the instance's own row (not one of a further content) is verified."""
         sql = ("SELECT 1 FROM instance JOIN series ON series.id = series_id JOIN study ON study.id = study_id "

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from migrate.errors import wait_factor
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
 from migrate.manifest.seals import text
@@ -330,7 +331,7 @@ def failed(manifest: Writer, failure: Failed) -> None:
     """One more attempt used: later again, or parked."""
     study_id = manifest.study_id(failure.study.study)
     attempts, state = manifest.one("SELECT attempts + 1, state FROM study WHERE id = ?", study_id)
-    wait_s = min(manifest.policy.first_wait_s * 2 ** (attempts - 1), manifest.policy.max_wait_s) * random.uniform(0.8, 1.2)
+    wait_s = manifest.policy.wait_s(attempts, wait_factor(failure.error)) * random.uniform(0.8, 1.2)
     manifest.execute(
         "UPDATE study SET attempts = ?, not_before = ?, stage = ?, error = ?, detail = ? WHERE id = ?",
         attempts, now_ms() + int(wait_s * 1000), failure.stage, failure.error, failure.detail, study_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from migrate.errors import wait_factor
 from migrate.manifest.file import now_ms
 from migrate.model import (
     HabitLearned,
@@ -106,7 +107,7 @@ def _failed(connection: sqlite3.Connection, failed: WindowFailed, policy: RetryP
         return
     attempts, may_block, _ = row  # a part by another key is judged with its root
     connection.execute("DELETE FROM sighting WHERE window_id = ?", (failed.window_id,))
-    wait_s = min(policy.first_wait_s * 2 ** (attempts - 1), policy.max_wait_s)
+    wait_s = policy.wait_s(attempts, wait_factor(failed.error))
     given_up = attempts >= policy.attempts or not failed.retryable
     connection.execute(
         "UPDATE window SET state = ?, attempts = ?, not_before = ?, error = ?, detail = ?, blocks = ?, suspicion = ? WHERE id = ?",

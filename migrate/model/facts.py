@@ -156,6 +156,10 @@ class RetryPolicy:
     max_wait_s: float = 3600.0
     unreachable_s: float = 7200.0
 
+    def wait_s(self, attempts: int, factor: float) -> float:
+        """How long to wait after so many attempts: doubles with each, `factor` times as long as usual, `max_wait_s` at most."""
+        return min(self.first_wait_s * factor * 2.0 ** min(attempts - 1, 1000), self.max_wait_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

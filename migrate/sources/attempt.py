@@ -13,7 +13,7 @@ from collections import deque
 from migrate.dicom import dimse
 from migrate.dicom.dimse import Kind
 from migrate.dicom.move import MAX_SOPS, MoveResult, move
-from migrate.errors import MoveFailed, SourceError, SourceStalled
+from migrate.errors import MoveFailed, MoveRefused, SourceBusy, SourceError, SourceStalled
 from migrate.failpoints import reach
 from migrate.model import RetrieveEnded, StudyRef, Wanted
 from migrate.sources.dimse_pacs import DimsePacs
@@ -250,7 +250,8 @@ def _trouble(result: MoveResult, study: StudyRef) -> MoveFailed | None:
     if dimse.classify(result.status) in (Kind.SUCCESS, Kind.WARNING):
         return None
     said = dimse.describe(dimse.C_MOVE, result.status)
-    return MoveFailed(f"C-MOVE of study {study.study} ended with {said}, {result.completed} completed, {result.failed} failed.")
+    kind = SourceBusy if dimse.classify(result.status) is Kind.REFUSED else MoveRefused
+    return kind(f"C-MOVE of study {study.study} ended with {said}, {result.completed} completed, {result.failed} failed.")
 
 
 def _is_refused(results: list[MoveResult]) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.config import DestinationSettings
 from migrate.destinations import shared_destination
-from migrate.errors import DestinationError, ObjectDiffers, ObjectMissing, PacsMigrateError, StagedFileLost
+from migrate.errors import DestinationBusy, DestinationError, ObjectDiffers, ObjectMissing, ObjectRefused, PacsMigrateError, StagedFileLost
 from migrate.failpoints import reach
 from migrate.model import (
     DestinationLost,
@@ -27,11 +28,15 @@ from migrate.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Items of one series with their staged files (None where none is needed)."""
+    """Items of one series with their staged files (None where none is needed).
+
+    `refused_before`: the store has failed for an object of this study while it served others.
+    """
 
     destination: DestinationSettings
     items: tuple[tuple[Item, Path | None], ...]
     deep: bool = False
+    refused_before: bool = False
 
 
 def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
@@ -66,52 +71,87 @@ def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcom
     yield ended
 
 
+Done = tuple[Outcome, DestinationError | None]  # what came of one item, and the error that costs its study an attempt, if one does
+
+
 def upload(batch: Batch) -> Iterator[Outcome]:
     """Put each file, create-only. Bytes that changed in staging are never stored; a taken key gets a neighbour."""
     destination = shared_destination(batch.destination)
-    failure: Failed | None = None
-    for item, file in batch.items:
-        study = StudyRef(item.ref.study)
+
+    def put(item: Item, file: Path | None) -> Done:
         try:
             if file is None or not file.exists():
                 raise StagedFileLost("The staged file is gone.")
             reach("put-begun")
             receipt = destination.put(item, file)
             reach("put-done")
-            yield InstanceStored(item, receipt)
+            return InstanceStored(item, receipt), None
         except StagedFileLost as error:
-            yield StagedLost(item, str(error))
+            return StagedLost(item, str(error)), None
         except ObjectDiffers as error:
-            yield DestinationLost(item, True, str(error), file_kept=True)
-            if item.beside:
-                failure = failure or Failed(study, "upload", error.name, str(error))
-        except DestinationError as error:
-            if error.scope == "run":
-                raise
-            failure = failure or Failed(study, "upload", error.name, str(error), error.retryable)
-    if failure is not None:  # however many objects of the study failed, it was one attempt
-        yield failure
+            return DestinationLost(item, True, str(error), file_kept=True), error if item.beside else None
+
+    return _each(batch, "upload", put)
 
 
 def verify(batch: Batch) -> Iterator[Outcome]:
     """Ask the destination for its proof of each stored item."""
     destination = shared_destination(batch.destination)
-    failure: Failed | None = None
-    for item, file in batch.items:
-        study = StudyRef(item.ref.study)
+
+    def prove(item: Item, file: Path | None) -> Done:
         try:
             reach("attest-begun")
             proof = destination.verify(item, deep=batch.deep)
             reach("attest-done")
-            yield InstanceVerified(item, proof)
+            return InstanceVerified(item, proof), None
         except (ObjectMissing, ObjectDiffers) as error:
             kept = file is not None and file.exists()
-            yield DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept)
-            if file is not None:
-                failure = failure or Failed(study, "verify", error.name, str(error))
-        except DestinationError as error:
-            if error.scope == "run":
+            lost = DestinationLost(item, isinstance(error, ObjectDiffers), str(error), file_kept=kept)
+            return lost, None if file is None else error
+
+    return _each(batch, "verify", prove)
+
+
+_served_at: dict[tuple[str, DestinationSettings], float] = {}
+"""When this process was last served by a store, by stage."""
+
+
+def _each(batch: Batch, stage: str, do: Callable[[Item, Path | None], Done]) -> Iterator[Outcome]:
+    """Do it with each item. However many objects of the study fail, it is one attempt.
+
+    An error of scope run may be that of one object only: it is set aside, and raised as soon as a second object fails with
+    none served in between. If others were served, or the study has such an object on record, it is tried once more
+    at the end: failing again, it is the object that is to blame, and not the store.
+    """
+    here, study = (stage, batch.destination), StudyRef(batch.items[0][0].ref.study)
+    failure: Failed | None = None
+    aside: list[tuple[Item, Path | None, DestinationError, float]] = []
+    for item, file in batch.items:
+        try:
+            outcome, error = do(item, file)
+        except DestinationError as trouble:
+            if trouble.scope != "run":
+                failure = failure or Failed(study, stage, trouble.name, str(trouble), trouble.retryable)
+                continue
+            if not trouble.retryable or isinstance(trouble, DestinationBusy) or (aside and _served_at.get(here, 0.0) < aside[-1][3]):
                 raise
-            failure = failure or Failed(study, "verify", error.name, str(error), error.retryable)
-    if failure is not None:  # however many objects of the study failed, it was one attempt
+            aside.append((item, file, trouble, time.monotonic()))
+        else:
+            if not isinstance(outcome, StagedLost):
+                _served_at[here] = time.monotonic()
+            yield outcome
+            if error is not None:
+                failure = failure or Failed(study, stage, error.name, str(error))
+    if aside:
+        item, file, first, at = aside[0]
+        if _served_at.get(here, 0.0) < at and not batch.refused_before:
+            raise first
+        try:
+            outcome, _ = do(item, file)
+            yield outcome
+        except DestinationError as trouble:
+            if not trouble.retryable or isinstance(trouble, DestinationBusy):
+                raise
+            failure = failure or Failed(study, stage, ObjectRefused.__name__, f"The store serves other objects. {trouble}")
+    if failure is not None:
         yield failure

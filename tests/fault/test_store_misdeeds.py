@@ -97,13 +97,16 @@ class Rig:
 
 
 @contextlib.contextmanager
-def rigged(folder: Path, server: S3Server, archive: Archive, more: str = "") -> Iterator[Rig]:
+def rigged(
+    folder: Path, server: S3Server, archive: Archive, *faults: str, migration: str = "", destination: str = ""
+) -> Iterator[Rig]:
     made, receiver = Rig(folder, server, server.new_bucket(), archive), free_port()
     with (
-        PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}) as pacs,
+        PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults) as pacs,
         meddling(lambda *request: made.on_request(*request), server, made.asked) as store,
     ):
-        configure(folder, pacs.port, receiver, source="settle_s = 0.1", destination=bucket(made.bucket, store.endpoint_url) + more,
+        configure(folder, pacs.port, receiver, migration=migration, source="settle_s = 0.1",
+                  destination=f"{bucket(made.bucket, store.endpoint_url)}\n{destination}",
                   retry="attempts = 3\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 30")  # fmt: skip
         yield made
         made.assert_harmless()
@@ -122,7 +125,7 @@ def rig(tmp_path: Path, server: S3Server) -> Iterator[Rig]:
 
 @pytest.fixture
 def heavy(tmp_path: Path, server: S3Server) -> Iterator[Rig]:
-    with rigged(tmp_path, server, HEAVY, "\npart_mib = 5") as made:
+    with rigged(tmp_path, server, HEAVY, destination="part_mib = 5") as made:
         yield made
 
 
@@ -193,6 +196,62 @@ def test_a_store_that_is_overloaded_for_a_while(rig: Rig) -> None:
     assert "SlowDown" in err
     assert "TooManyRequests" in err and "Trying again" in err
     rig.assert_all_arrived()
+
+
+def test_an_object_that_always_fails_is_named(rig: Rig) -> None:
+    """One object that the store cannot take and one that it cannot show, all the others well: their studies use up their attempts and
+    are parked by name, the rest is proven, exit 3; when the store is mended, `retry` completes it."""
+    broken = {("PUT", VICTIMS[3]), ("HEAD", OTHER)}
+    rig.meddle = lambda method, key, count: refusal(500, "InternalError", method) if (method, key) in broken else None
+    code, out, err = rig.run()
+    assert code == 3, out + err
+    status = json.loads(out)
+    assert (status["complete"], status["studies"]["parked"]) == (False, 2)
+    assert status["instances"]["verified"] == len(KEYS) - 2
+    found = {each["study"]: (each["error"], each["missing"]) for each in rig.report()["exceptions"]}
+    assert found == {ARCHIVE.study(0).uid: ("ObjectRefused", [KEYS[OTHER]]), ARCHIVE.study(1).uid: ("ObjectRefused", [KEYS[VICTIMS[3]]])}
+    assert called(rig.folder, "retry")[0] == 0
+    rig.completes()
+
+
+def test_a_store_that_fails_for_all_is_no_objects_fault(rig: Rig) -> None:
+    """Where nothing at all succeeds any more the run ends with 21; no study is parked or loses an attempt."""
+    puts: list[str] = []
+
+    def fail(method: str, key: str, count: int) -> Deed | None:
+        puts.append(key) if method == "PUT" and key.startswith("studies/") else None
+        return refusal(500, "InternalError", method) if len(puts) > 5 and method == "PUT" else None
+
+    rig.meddle = fail
+    rig.configure("unreachable_s = 30", "unreachable_s = 2")
+    code, out, err = rig.run()
+    assert (code, out) == (21, ""), err
+    assert "InternalError" in err and "Hint" in err
+    assert json.loads(rig.run("status")[1])["studies"]["parked"] == 0
+    rig.configure("attempts = 3", "attempts = 1")
+    rig.completes()
+
+
+def test_a_store_that_is_away_while_staging_fills(tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images for which staging has no room since the store takes none: the store ends the run (21), not the disk, and nothing is parked."""
+    monkeypatch.setattr("migrate.sources.dimse_move._ROOM_S", 0.2)
+    monkeypatch.setattr("migrate.sources.dimse_move._FULL_S", 0.2)
+    archive = Archive(1, pixels=512, shapes={0: (("CT", 4),)})  # three of them fill nine tenths
+    with rigged(tmp_path, server, archive, "skip-first=1", migration="staging_max_gib = 0.0015") as rig:
+        away: list[str] = []
+
+        def go_away(method: str, key: str, count: int) -> Deed | None:
+            away.append(key) if key.startswith("studies/") and method == "PUT" else None
+            return "reset" if away else None
+
+        rig.meddle = go_away
+        rig.configure("unreachable_s = 30", "unreachable_s = 4")
+        code, out, err = rig.run()
+        assert (code, out) == (21, ""), err
+        assert "Waiting for room" in err and "did not answer" in err
+        assert json.loads(rig.run("status")[1])["studies"]["parked"] == 0
+        rig.configure("attempts = 3", "attempts = 1")
+        rig.completes()
 
 
 def test_refusals_that_end_the_run_park_nothing(rig: Rig) -> None:

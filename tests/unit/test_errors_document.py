@@ -37,12 +37,21 @@ def test_an_entry_says_what_its_class_does(name: str) -> None:
     again = "yes" if error.retryable else "no"
     assert rest.pop(0) == f"Scope {error.scope} · tried again: {again} · exit {error.exit_code}."
     if issubclass(error, errors.SourceError) and name not in FAMILIES:
-        assert rest.pop().startswith("Known for it: ") and rest.pop().startswith("Meanwhile: ")
+        assert rest.pop().startswith("Known for it: ") and rest[-1].startswith("Meanwhile: ")
+    if rest and rest[-1].startswith("Meanwhile: "):
+        rest.pop()
     if error.default_hint:
         assert rest == [f"What to do: {error.default_hint}"]
     elif name not in FAMILIES:
         (advice,) = rest
         assert advice.startswith("What to do: ") and advice.endswith(".")
+
+
+def test_the_table_says_who_waits_longer() -> None:
+    """The table of waits has every class that waits longer than usual, with its factor, and no other."""
+    said = re.findall(r"^\| (\w+) \| (\d+) times as long \| ", DOCUMENT.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert {name: int(factor) for name, factor in said} == {name: found.wait_factor for name, found in CLASSES.items() if found.wait_factor != 1}
+    assert all(errors.wait_factor(name) == found.wait_factor for name, found in CLASSES.items())
 
 
 def test_the_tree_in_the_module_names_every_class() -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from migrate.errors import wait_factor
 from migrate.manifest import Manifest, Queue, decisions
+from migrate.manifest.file import now_ms
 from migrate.model import (
     DestinationLost,
     Failed,
@@ -370,3 +372,18 @@ def test_a_study_that_grew_while_it_was_left_out_is_asked_for_again(manifest: Ma
     assert stands(manifest)[0] == "migrated"
     manifest.commit([StudyFound(STUDY, "20200101", ("CT",), 2)])
     assert stands(manifest)[0] == "found"
+
+
+@pytest.mark.parametrize("error", ["SourceIncomplete", "SourceBusy", "MoveRefused", "ObjectRefused"])
+def test_waits_fit_the_error(tmp_path: Path, error: str) -> None:
+    """The first wait is as many times the usual one as the error asks for, the second twice that, none longer than the longest."""
+    opened = Manifest(tmp_path / "m.db", identity=IDENTITY, policy=RetryPolicy(attempts=5, first_wait_s=100, max_wait_s=1500))
+    opened.begin_run("run", "op", "")
+    opened.commit([StudyFound(STUDY, None, (), None, None)])
+    for usual_s in (100, 200):
+        before = now_ms()
+        opened.commit([Failed(STUDY, "retrieve", error, "")])
+        wait_s = (opened.one("SELECT not_before FROM study")[0] - before) / 1000
+        expected_s = min(usual_s * wait_factor(error), 1500)
+        assert expected_s * 0.79 < wait_s < expected_s * 1.21 + 5
+    opened.close()

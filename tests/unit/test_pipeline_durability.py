@@ -12,7 +12,8 @@ import pytest
 from migrate.errors import DiskFailing
 from migrate.manifest import Manifest
 from migrate.model import InstanceRef, Outcome, Received, RetryPolicy
-from migrate.pipeline import Pipeline, Stage
+from migrate.pipeline import Pipeline
+from migrate.scheduling import Stage
 from migrate.staging.area import Staging, hash_file
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
