@@ -21,6 +21,27 @@ from migrate.model import RetryPolicy, StudyFound, StudyRef
 
 IDENTITY = {"source": "A@127.0.0.1:1", "destination": "folder:/x", "migration": "m"}
 HOLD = "import sys; from pathlib import Path; from migrate.manifest import Lock\nwith Lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+MOUNT = """
+import ctypes, os, sys
+device = os.open("/dev/fuse", os.O_RDWR)
+said = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
+assert ctypes.CDLL(None).mount(b"nas:/images", sys.argv[1].encode(), b"fuse.sshfs", 0, said) == 0
+os.close(device)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+CONFIGURATION = """
+[migration]
+name = "test"
+manifest = "share/manifests/m.db"
+[source]
+host = "127.0.0.1"
+port = 104
+ae_title = "PRACTICE"
+[receiver]
+[destination]
+kind = "folder"
+path = "bucket"
+"""
 COMMIT = """
 import sys
 from pathlib import Path
@@ -148,9 +169,15 @@ def test_a_network_file_system_is_told_by_the_longest_mount_point(tmp_path: Path
     assert network_file_system(tmp_path, tmp_path / "none") is None
 
 
-def test_a_manifest_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With exit 2 and the kind, before anything is made there."""
-    monkeypatch.setattr("migrate.manifest.file.network_file_system", lambda path: "nfs4")
-    with pytest.raises(UsageError, match="nfs4") as refused:
-        Lock(tmp_path / "folder" / "m.db")
-    assert refused.value.exit_code == 2 and not (tmp_path / "folder").exists()
+def test_a_manifest_on_a_network_file_system_is_refused(tmp_path: Path) -> None:
+    """A real mount of sshfs's kind, whose server is gone: the command ends with 2 and the kind, and asks the file system nothing."""
+    point = tmp_path / "share"
+    point.mkdir()
+    (tmp_path / "migrate.toml").write_text(CONFIGURATION)
+    alone = ["unshare", "--user", "--map-root-user", "--mount"]
+    if not Path("/dev/fuse").exists() or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount anything")
+    command = [*alone, sys.executable, "-c", MOUNT, str(point), "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "lies on a network file system (fuse.sshfs)" in ended.stderr
