@@ -59,7 +59,7 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
     known = _known(manifest, rows)
     next_id = manifest.one("SELECT coalesce(max(id), 0) + 1 FROM study")[0]
     new: dict[str, int] = {}
-    added, sightings = [], []
+    added, sightings, left_out = [], [], 0
     unchanged: dict[tuple[int, int], list[int]] = {}
     differing: list[tuple[StudyFound, int | None, int]] = []
     for row in rows:
@@ -85,12 +85,13 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
             study_id = new[uid] = next_id + len(new)
             added.append((study_id, uid, row.date, row.time, "\\".join(row.modalities), row.claimed_instances, bit, sweep, sweep))
             if row.excluded:
+                left_out += 1
                 differing.append((row, sweep, bit))
         if sweep is not None:
             sightings.append((window_id, study_id, int(row.outside)))
     if added:
         _add(manifest, added)
-        manifest.studies_found += len(added)
+        manifest.studies_found += len(added) - left_out
     for each in differing:
         _seen_again(manifest, *each)
     for (sweep, bit), study_ids in unchanged.items():

@@ -40,7 +40,7 @@ class Writer:
         self.run_id = 0
         self.first_sweep: int | None = None
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
-        self.studies_found = 0  # new ones, since the file was opened
+        self.studies_found = 0  # new ones that are not left out, since the file was opened
         self.repeats = False  # whether the last rows of a sweep showed nothing that it had not shown already
         self.arrived: dict[str, dict[tuple[str, str, int | None], bytes]] = {}  # by study, since its last RetrieveEnded: first contents
         self.touched: set[int] = set()  # studies whose rows the batch has changed

@@ -387,3 +387,10 @@ def test_waits_fit_the_error(tmp_path: Path, error: str) -> None:
         expected_s = min(usual_s * wait_factor(error), 1500)
         assert expected_s * 0.79 < wait_s < expected_s * 1.21 + 5
     opened.close()
+
+
+def test_a_study_that_is_left_out_is_not_counted_as_work(manifest: Manifest) -> None:
+    """The totals of a run's progress are made of what is found and not left out."""
+    other = StudyRef("1.2.9")
+    manifest.commit([StudyFound(STUDY, "20200101", ("CT",), 2), StudyFound(other, "20200101", ("MG",), 2, excluded="no mammograms")])
+    assert manifest.studies_found == 1
