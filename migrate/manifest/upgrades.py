@@ -39,4 +39,4 @@ def statements(script: str) -> list[str]:
 
 def upgrade(connection: sqlite3.Connection) -> None:
     """Bring the file to SCHEMA_VERSION; each step and its record are one transaction."""
-    migrations.apply(Database(connection))
+    migrations.apply(Database(connection, recursive_triggers=False))  # true would turn them on for the writer, too

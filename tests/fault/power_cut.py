@@ -2,7 +2,8 @@
 
 Every write lands in the file at once, so that SQLite reads what it wrote, and waits in a list until the file's next xSync.
 At the cut each 512-byte sector of what waits survives or not by chance, independently of the others: writes are torn and
-reordered, and files grow with holes. A file deleted without a sync of its folder may come back. As SQLite assumes of disks
+reordered, and files grow with holes. A file deleted without a sync of its folder may come back, and one that was made may be gone;
+the folder is synced with the first sync of a new journal or log, as SQLite's VFS for Unix does. As SQLite assumes of disks
 (SQLITE_IOCAP_POWERSAFE_OVERWRITE), a sector survives as a whole and writing it harms no other.
 
 What is replayed on it are the very statements, with their values, that real `Manifest` calls gave to sqlite3, from the
@@ -81,7 +82,8 @@ class Disk(apsw.VFS):
     def start(self, cut_at: int | None = None) -> None:
         """Power on: all files of now are durable as they are."""
         self.files: dict[str, _File] = {}
-        self.deleted: list[tuple[str, _File]] = []  # without a sync of the folder
+        self.deleted: list[tuple[str, _File]] = []  # without a sync of the folder, as were
+        self.made: set[str] = set()
         self.operations, self.cut_at, self.dead = 0, cut_at, False
 
     def count(self) -> None:
@@ -98,23 +100,34 @@ class Disk(apsw.VFS):
         if self.dead:
             return
         file = self.files.pop(name, None)
-        if file is not None and not sync:
+        if file is not None and name not in self.made:
             self.deleted.append((name, file))
+        self.made.discard(name)
         super().xDelete(name, sync)
         self.count()
+        if sync:
+            self.sync_folder()
+
+    def sync_folder(self) -> None:
+        self.deleted.clear()
+        self.made.clear()
 
     def survivors(self, chance: random.Random) -> dict[str, bytes]:
         """What lies on the disk when the power is back, by path."""
         survival = chance.choice(_SURVIVAL)
         left = {name: file.after_cut(chance, survival) for name, file in self.deleted if chance.random() < 0.5}
-        return left | {name: file.after_cut(chance, survival) for name, file in self.files.items()}
+        there = [(name, file) for name, file in self.files.items() if name not in self.made or chance.random() < 0.5]
+        return left | {name: file.after_cut(chance, survival) for name, file in there}
 
 
 class _Open(apsw.VFSFile):
     def __init__(self, disk: Disk, name: Any, flags: list[int]) -> None:
+        path = name.filename() if isinstance(name, apsw.URIFilename) else name
+        if path and not Path(path).exists():
+            disk.made.add(path)
+        self._new = bool(path) and path in disk.made
         super().__init__("unix", name, flags)
         self._disk = disk
-        path = name.filename() if isinstance(name, apsw.URIFilename) else name
         if path and path not in disk.files:
             disk.files[path] = _File(bytearray(Path(path).read_bytes()))
         self._file = disk.files[path] if path else None  # None: SQLite's own scratch file
@@ -133,6 +146,9 @@ class _Open(apsw.VFSFile):
         if not self._disk.dead and self._file is not None:
             self._disk.count()
             self._file.sync()
+            if self._new:
+                self._disk.sync_folder()
+                self._new = False
 
     def _change(self, offset: int, data: bytes | None) -> None:
         if not self._disk.dead and self._file is not None:
@@ -212,9 +228,9 @@ class Verdict:
 class Replay:
     """Replays work on a disk that dies, and looks at what is left."""
 
-    def __init__(self, work: Work, folder: Path, *, synchronous: str | None = None) -> None:
-        """`synchronous` overrides what the work itself asks for."""
-        self._work, self._folder, self._synchronous = work, folder, synchronous
+    def __init__(self, work: Work, folder: Path, *, synchronous: str | None = None, start: Callable[[Path], None] = lambda _: None) -> None:
+        """`synchronous` overrides what the work itself asks for; `start` is what a command does first with what is left."""
+        self._work, self._folder, self._synchronous, self._start = work, folder, synchronous, start
         self._disk = Disk()
         self._order = sorted(work.states)
         self._before = content_of_file(folder, work.before)
@@ -274,6 +290,7 @@ class Replay:
                 content = content_of(connection)
                 if content not in allowed:
                     return Verdict(lost="an acknowledged transaction") if content in older else Verdict(broken="a state that never was")
+                self._start(path)
                 for statement in _FORBIDDEN:
                     try:
                         connection.execute(statement)

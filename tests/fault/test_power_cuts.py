@@ -9,6 +9,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,14 +68,8 @@ def batches() -> Iterator[list[Outcome]]:
         yield [InstanceVerified(item, Proof.READ_BACK) for item in items]
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    """Real manifest calls on a manifest of one run, recorded; every fourth commit is followed by a checkpoint."""
-    path = tmp_path_factory.mktemp("recorded") / "m.db"
-    fresh = opened(path)
-    fresh.begin_run("check", "op", "")
-    fresh.close()
-    before = path.read_bytes()
+def recorded(path: Path, before: bytes) -> Work:
+    """Real manifest calls, recorded; every fourth commit is followed by a checkpoint."""
     with recording():
         manifest = opened(path)
     recorder = manifest.connection
@@ -83,7 +78,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     for number, batch in enumerate(batches()):
         manifest.commit(batch)
         if number % 4 == 3:
-            manifest.checkpoint(0)
+            manifest.checkpoint()
     manifest.end_run(0)
     states = [state for (state,) in manifest.execute("SELECT state FROM study")]
     manifest.close()
@@ -91,9 +86,25 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     return Work(before, recorder.statements, recorder.states)
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """The second run on a manifest."""
+    path = tmp_path_factory.mktemp("recorded") / "m.db"
+    fresh = opened(path)
+    fresh.begin_run("check", "op", "")
+    fresh.close()
+    return recorded(path, path.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def first_work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    """The first one, which makes the manifest."""
+    return recorded(tmp_path_factory.mktemp("recorded") / "m.db", b"")
+
+
 @contextlib.contextmanager
-def replayed(work: Work, folder: Path, synchronous: str | None = None) -> Iterator[Replay]:
-    replay = Replay(work, folder, synchronous=synchronous)
+def replayed(work: Work, folder: Path, synchronous: str | None = None, **more: Any) -> Iterator[Replay]:
+    replay = Replay(work, folder, synchronous=synchronous, **more)
     yield replay
     replay.close()
 
@@ -110,6 +121,16 @@ def test_no_acknowledged_transaction_is_lost(work: Work, tmp_path: Path) -> None
     with replayed(work, tmp_path) as replay:
         bad = {seed: verdict for seed in range(FIRST, FIRST + CUTS) if (verdict := replay.cut(seed)) and (verdict.lost or verdict.broken)}
         print(f"{CUTS} power cuts at {replay.operations} places: {len(bad)} bad; SQLite {sqlite3.sqlite_version}")
+    assert bad == {}
+
+
+@pytest.mark.timeout(0)
+def test_a_manifest_that_is_being_made_is_whole_or_made_again(first_work: Work, tmp_path: Path) -> None:
+    """After a cut amid the making of a manifest nothing acknowledged is lost, and the next start ends what was begun: its law is in force."""
+    cuts = max(CUTS // 10, 100)
+    with replayed(first_work, tmp_path, start=lambda path: opened(path).close()) as replay:
+        bad = {seed: verdict for seed in range(FIRST, FIRST + cuts) if (verdict := replay.cut(seed)) and (verdict.lost or verdict.broken)}
+        print(f"{cuts} power cuts at {replay.operations} places: {len(bad)} bad")
     assert bad == {}
 
 

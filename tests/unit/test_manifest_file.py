@@ -73,10 +73,10 @@ def test_another_process_is_named_by_host_and_pid_until_it_dies(tmp_path: Path) 
 
 
 def test_the_writer_is_durable(tmp_path: Path) -> None:
-    """WAL, synchronous=FULL, no automatic checkpoints, and nobody else may read the file."""
+    """WAL, synchronous=FULL, no automatic checkpoints, no triggers of triggers, and nobody else may read the file."""
     manifest = opened(tmp_path)
-    asked = [manifest.one(f"PRAGMA {name}")[0] for name in ("journal_mode", "synchronous", "wal_autocheckpoint", "foreign_keys")]
-    assert asked == ["wal", 2, 0, 1]
+    asked = [manifest.one(f"PRAGMA {name}")[0] for name in ("journal_mode", "synchronous", "wal_autocheckpoint", "foreign_keys", "recursive_triggers")]
+    assert asked == ["wal", 2, 0, 1, 0]
     assert (tmp_path / "m.db").stat().st_mode & 0o077 == 0
     manifest.close()
 
