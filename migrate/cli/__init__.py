@@ -12,6 +12,7 @@ from migrate import __version__
 from migrate.cli import deciding, listing, looking, moving, probing, proving, recovering, signing, starting, verifying
 from migrate.cli.frame import EXIT_CODES, say_error
 from migrate.errors import DiskFailing, PacsMigrateError
+from migrate.host import bound_heaps
 from migrate.staging.area import local_error
 
 
@@ -63,6 +64,7 @@ def called(words: list[str] | None = None) -> int:
 
 def main() -> None:
     """The command of a shell."""
+    bound_heaps()
     code = called()
     sys.stdout.flush()
     sys.stderr.flush()
