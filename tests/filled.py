@@ -19,6 +19,7 @@ from migrate.model import (  # isort: skip
     RetrieveEnded, RetryPolicy, SeriesPlan, StudyFound, StudyPlanned, StudyRef, Window, WindowAnswered, WindowsPlanned,
 )
 
+IDENTITY = {"source": "A@127.0.0.1:1", "destination": "folder:/x", "migration": "m"}
 HOSTILE = "<script>document.title='owned'</script>"
 
 

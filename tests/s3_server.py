@@ -156,6 +156,86 @@ def _step(method: str, query: str) -> str:
     return "BEGIN" if method == "POST" and "uploads" in words else method
 
 
+class _Listener(ThreadingHTTPServer):
+    """The store that `meddling` opens."""
+
+    daemon_threads = True
+
+    def __init__(self, meddle: Meddle, server: S3Server | None, asked: list[Asked] | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.meddle, self.server, self.asked = meddle, server, asked
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.lock, self.ended = threading.Lock(), threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # clients that give up are what is tested here
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Listener
+
+    def handle_any(self) -> None:
+        path, _, query = self.path.partition("?")
+        method = _step(self.command, query)
+        what = self.deed(method, path, query)
+        if what == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if what == "hang":
+            self.server.ended.wait()
+        elif isinstance(what, tuple):
+            self.answer(what[0], what[1] if len(what) == 3 else [], what[-1])
+        elif what != "drop":
+            passed = self.passed_on(body)
+            if what != "lose":
+                self.answer(*(what(passed) if callable(what) else passed))
+        self.close_connection = self.close_connection or what in ("lose", "hang", "drop")
+
+    def deed(self, method: str, path: str, query: str) -> Deed | None:
+        """What is to be done with this request, which is taken down."""
+        key = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
+        listener = self.server
+        with listener.lock:
+            listener.counts[method, path] += 1
+            if listener.asked is not None:
+                listener.asked.append(Asked(method, path, query, "If-None-Match" in self.headers, key))
+            return listener.meddle(method, path, listener.counts[method, path])
+
+    def passed_on(self, body: bytes) -> Passed:
+        assert self.server.server is not None
+        upstream = http.client.HTTPConnection(self.server.server.endpoint_url.removeprefix("http://"))
+        try:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":
+                    upstream.putheader(name, value)
+            upstream.endheaders(body)
+            answer = upstream.getresponse()
+            return answer.status, answer.getheaders(), answer.read()
+        finally:
+            upstream.close()
+
+    def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
+        self.send_response_only(status)
+        names = [name.lower() for name, _ in headers]
+        for name, value in headers:
+            if name.lower() not in ("transfer-encoding", "connection"):
+                self.send_header(name, value)
+        if "content-length" not in names:
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
 @contextmanager
 def meddling(
     meddle: Meddle, server: S3Server | None = None, asked: list[Asked] | None = None, *, tls: ssl.SSLContext | None = None
@@ -166,75 +246,7 @@ def meddling(
     before it has read the body, drops the request once it has, changes the server's answer, or (None) passes on.
     `asked` takes down every request. With `tls` it is spoken to over TLS.
     """
-    counts: Counter[tuple[str, str]] = Counter()
-    lock, ended = threading.Lock(), threading.Event()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def handle_any(self) -> None:
-            path, _, query = self.path.partition("?")
-            method = _step(self.command, query)
-            key = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
-            with lock:
-                counts[method, path] += 1
-                count = counts[method, path]
-                if asked is not None:
-                    asked.append(Asked(method, path, query, "If-None-Match" in self.headers, key))
-                what = meddle(method, path, count)
-            if what == "reset":
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.close_connection = True
-                return
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if what == "hang":
-                ended.wait()
-            elif isinstance(what, tuple):
-                self.answer(what[0], what[1] if len(what) == 3 else [], what[-1])
-            elif what != "drop":
-                passed = self.passed_on(body)
-                if what != "lose":
-                    self.answer(*(what(passed) if callable(what) else passed))
-            self.close_connection = self.close_connection or what in ("lose", "hang", "drop")
-
-        def passed_on(self, body: bytes) -> Passed:
-            assert server is not None
-            upstream = http.client.HTTPConnection(server.endpoint_url.removeprefix("http://"))
-            try:
-                upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-                for name, value in self.headers.items():
-                    if name.lower() != "expect":
-                        upstream.putheader(name, value)
-                upstream.endheaders(body)
-                answer = upstream.getresponse()
-                return answer.status, answer.getheaders(), answer.read()
-            finally:
-                upstream.close()
-
-        def answer(self, status: int, headers: list[tuple[str, str]], content: bytes) -> None:
-            self.send_response_only(status)
-            names = [name.lower() for name, _ in headers]
-            for name, value in headers:
-                if name.lower() not in ("transfer-encoding", "connection"):
-                    self.send_header(name, value)
-            if "content-length" not in names:
-                self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(content)
-
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_any
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Listener(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # clients that give up are what is tested here
-
-    with Listener(("127.0.0.1", 0), Handler) as listener:
+    with _Listener(meddle, server, asked) as listener:
         if tls is not None:
             listener.socket = tls.wrap_socket(listener.socket, server_side=True)
         thread = threading.Thread(target=listener.serve_forever, args=(0.02,), daemon=True)
@@ -242,6 +254,6 @@ def meddling(
         try:
             yield S3Server(f"http{'s' if tls else ''}://127.0.0.1:{listener.server_address[1]}", 0)
         finally:
-            ended.set()
+            listener.ended.set()
             listener.shutdown()
             thread.join()

@@ -164,19 +164,11 @@ def _write_law(connection: sqlite3.Connection) -> None:
     if rows <= set(connection.execute("SELECT entity, from_state, to_state FROM transition")):
         return
 
-    def write() -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
         connection.executemany("INSERT OR IGNORE INTO transition VALUES (?, ?, ?)", sorted(rows))
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('created_at', ?), ('created_by', ?)",
                            (str(now_ms()), f"pacs-migrate {__version__}"))  # fmt: skip
-
-    with_begin(connection, write)
-
-
-def with_begin(connection: sqlite3.Connection, work: object) -> None:
-    """Run `work()` in one BEGIN IMMEDIATE transaction."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        work()  # type: ignore[operator]
     except BaseException:
         connection.execute("ROLLBACK")
         raise

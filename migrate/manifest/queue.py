@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from migrate.manifest.file import now_ms, open_reader
 from migrate.manifest.windows import window_of
@@ -197,15 +198,15 @@ class Queue:
         ):
             yield self._item(study, series, row, copy=True)
 
-    def _rows(self, series_id: int, state: InstanceState) -> list[tuple[object, ...]]:
+    def _rows(self, series_id: int, state: InstanceState) -> list[tuple[Any, ...]]:
         return self.connection.execute(
             f"SELECT sop_uid, beside, version, {_FIXITY} FROM instance WHERE series_id = ? AND state = ?",
             (series_id, int(state)),
         ).fetchall()
 
-    def _item(self, study: str, series: str, row: list[object] | tuple[object, ...], *, copy: bool = False) -> Item:
+    def _item(self, study: str, series: str, row: Sequence[Any], *, copy: bool = False) -> Item:
         sop, beside, version, size, file_sha, dataset_sha, crc = row
-        ref = InstanceRef(study, series, str(sop))
-        fixity = Fixity(size, file_sha, dataset_sha, crc & (1 << 64) - 1)  # type: ignore[arg-type, operator]
+        ref = InstanceRef(study, series, sop)
+        fixity = Fixity(size, file_sha, dataset_sha, crc & (1 << 64) - 1)
         key = object_key(ref, self.prefix, beside=fixity.dataset_sha256 if beside else None)
-        return Item(ref, fixity, bool(beside), copy, Receipt(key, version))  # type: ignore[arg-type]
+        return Item(ref, fixity, bool(beside), copy, Receipt(key, version))

@@ -37,13 +37,14 @@ from migrate.model import (
     WindowsPlanned,
 )
 from tests.fault.power_cut import Recorder, Replay, Work, recording
+from tests.filled import IDENTITY
 
 CUTS = int(os.environ.get("POWER_CUTS", "1000"))
 FIRST = int(os.environ.get("POWER_CUT_SEED", "0"))
 
 
 def opened(path: Path) -> Manifest:
-    return Manifest(path, identity={"source": "A@b:1", "destination": "folder:/x", "migration": "m"}, policy=RetryPolicy())
+    return Manifest(path, identity=IDENTITY, policy=RetryPolicy())
 
 
 def batches() -> Iterator[list[Outcome]]:

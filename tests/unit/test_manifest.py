@@ -30,8 +30,7 @@ from migrate.model import (
     StudyPlanned,
     StudyRef,
 )
-
-IDENTITY = {"source": "A@b:1", "destination": "folder:/x", "migration": "m"}
+from tests.filled import IDENTITY
 
 
 def opened(folder: Path, **identity: str) -> Manifest:

@@ -18,8 +18,8 @@ from migrate.host import network_file_system
 from migrate.manifest import Lock, Manifest, Queue, decisions
 from migrate.manifest.file import open_reader
 from migrate.model import RetryPolicy, StudyFound, StudyRef
+from tests.filled import IDENTITY
 
-IDENTITY = {"source": "A@127.0.0.1:1", "destination": "folder:/x", "migration": "m"}
 HOLD = "import sys; from pathlib import Path; from migrate.manifest import Lock\nwith Lock(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
 MOUNT = """
 import ctypes, os, sys

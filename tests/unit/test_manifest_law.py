@@ -38,6 +38,7 @@ from migrate.model import (
     Window,
     WindowsPlanned,
 )
+from tests.filled import IDENTITY
 
 REFS = st.builds(lambda s, r, i: InstanceRef(f"1.{s}", f"1.{s}.{r}", f"1.{s}.{r}.{i}"), *[st.integers(1, 2)] * 3)
 STUDIES = st.builds(lambda s: StudyRef(f"1.{s}"), st.integers(1, 2))
@@ -113,8 +114,7 @@ class Law(RuleBasedStateMachine):
         )
 
     def opened(self) -> Manifest:
-        identity = {"source": "A@127.0.0.1:1", "destination": "folder:/x", "migration": "m"}
-        manifest = Manifest(self.folder / "m.db", identity=identity, policy=RetryPolicy(attempts=2, first_wait_s=0, max_wait_s=0))
+        manifest = Manifest(self.folder / "m.db", identity=IDENTITY, policy=RetryPolicy(attempts=2, first_wait_s=0, max_wait_s=0))
         manifest.begin_run("run", "op", "")
         manifest.first_sweep = 2
         manifest.connection.execute("PRAGMA synchronous=OFF")  # thousands of commits; durability is shown elsewhere

@@ -39,8 +39,8 @@ from migrate.model import (
     WindowsPlanned,
 )
 from migrate.reports.status import is_complete
+from tests.filled import IDENTITY
 
-IDENTITY = {"source": "A@127.0.0.1:1", "destination": "folder:/x", "migration": "m"}
 STUDY = StudyRef("1.2")
 REF = InstanceRef("1.2", "1.2.1", "1.2.1.1")
 _files = itertools.count()

@@ -15,6 +15,7 @@ from migrate.model import InstanceRef, Outcome, Received, RetryPolicy
 from migrate.pipeline import Pipeline
 from migrate.scheduling import Stage
 from migrate.staging.area import Staging, hash_file
+from tests.filled import IDENTITY
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
 
@@ -23,8 +24,7 @@ class Bench:
     """A pipeline without stages over a real manifest and a real staging folder."""
 
     def __init__(self, folder: Path) -> None:
-        identity = {"source": "A@b:1", "destination": "folder:/x", "migration": "m"}
-        self.manifest = Manifest(folder / "m.db", identity=identity, policy=RetryPolicy())
+        self.manifest = Manifest(folder / "m.db", identity=IDENTITY, policy=RetryPolicy())
         self.manifest.begin_run("run", "op", "")
         self.staging = Staging(folder / "staging", reserve_bytes=0)
         self.pipeline = Pipeline(
