@@ -153,7 +153,7 @@ class S3:
                 self._explain(error_of(silence, "putting an object"), file, fixity, silence)
             else:
                 if multipart:  # the checksum stands in the completion's body, which the client keeps to itself
-                    with telling("a look at an object"):
+                    with telling("looking at an object"):
                         answer = {**self._transport.head(key), **answer}
                 return _receipt(key, answer)
         raise PutFailed("The store saw conflicting puts of one key again and again.")
@@ -227,7 +227,7 @@ class S3:
                 raise
 
     def _head(self, key: str) -> Headers:
-        try:
+        with self._reading(key, "looking at an object"):
             try:
                 return self._transport.head(key)
             except StoreSaid as said:
@@ -235,23 +235,17 @@ class S3:
                     raise
                 self._look()  # a refused HEAD has no body that says why: a listing has, and renews credentials that ran out
                 return self._transport.head(key)
-        except StoreSaid as said:
-            if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
-                raise ObjectMissing(f"Nothing stands at {key}.") from said
-            raise error_of(said, "a look at an object") from said
-        except NoAnswer as silence:
-            raise error_of(silence, "looking at an object") from silence
 
     @contextmanager
-    def _reading(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except StoreSaid as said:
-            if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
-                raise ObjectMissing(f"Nothing stands at {key}.") from said
-            raise error_of(said, "reading an object") from said
-        except NoAnswer as silence:
-            raise error_of(silence, "reading an object") from silence
+    def _reading(self, key: str, doing: str = "reading an object") -> Iterator[None]:
+        """Turns what the transport raises inside into ObjectMissing and what `telling` makes of it."""
+        with telling(doing):
+            try:
+                yield
+            except StoreSaid as said:
+                if said.status == 404 and said.code in ("HTTP 404", "NoSuchKey"):
+                    raise ObjectMissing(f"Nothing stands at {key}.") from said
+                raise
 
     def _read(self, key: str, size_bytes: int) -> tuple[int, bytes, str | None]:
         with self._reading(key):

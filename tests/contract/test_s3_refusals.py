@@ -18,6 +18,7 @@ from migrate.destinations.s3_answers import error_code
 from migrate.destinations.s3_errors import telling
 from migrate.destinations.s3_transport import Transport
 from migrate.errors import (
+    DestinationBusy,
     DestinationError,
     DestinationRefused,
     DestinationUnreachable,
@@ -52,8 +53,8 @@ ANSWERS: list[tuple[int, bytes, type[DestinationError], str, str]] = [
     (403, b"", DestinationRefused, "HTTP 403", "PutObject"),
     (403, b"<html><body>Forbidden by proxy", DestinationRefused, "HTTP 403", "PutObject"),
     (400, b"\xff\xfe<<<", PutFailed, "HTTP 400", "again"),
-    (503, _xml("SlowDown"), DestinationUnreachable, "SlowDown", "workers"),
-    (429, b"", DestinationUnreachable, "HTTP 429", "workers"),
+    (503, _xml("SlowDown"), DestinationBusy, "SlowDown", "workers"),
+    (429, b"", DestinationBusy, "HTTP 429", "workers"),
     (503, b"", DestinationUnreachable, "HTTP 503", "later"),
     (500, b"<html>Internal", DestinationUnreachable, "HTTP 500", "later"),
     (502, b"<html>Bad Gateway", DestinationUnreachable, "HTTP 502", "later"),
