@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 _ROOTS = "SELECT study.id, uid, leaves, sha256 FROM study LEFT JOIN study_root ON study_id = study.id ORDER BY uid"
 _NOT_KEPT = """
-SELECT id, uid FROM study WHERE id > ? AND NOT EXISTS (SELECT 1 FROM study_root WHERE study_id = study.id)
-  AND EXISTS (SELECT 1 FROM series WHERE study_id = study.id AND verified > 0) ORDER BY id LIMIT ?
+SELECT id, uid, (SELECT sum(verified) FROM series WHERE study_id = study.id) AS proven FROM study
+WHERE id > ? AND NOT EXISTS (SELECT 1 FROM study_root WHERE study_id = study.id) AND proven > 0 ORDER BY id
 """
-_AT_ONCE = 500  # studies a transaction
+_AT_ONCE = 20_000  # instances a transaction, or one study: nobody else commits meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,12 @@ class KeptRoots:
         """Keep some more; `done` once none is left. Raises DiskFull, DiskFailing."""
         manifest = self._manifest
         with telling_disk(manifest.path), manifest.transaction():
-            studies = manifest.execute(_NOT_KEPT, self._last, _AT_ONCE).fetchall()
+            studies, instances = [], 0
+            for number, uid, proven in manifest.execute(_NOT_KEPT, self._last):
+                studies.append((number, uid))
+                instances += proven
+                if instances >= _AT_ONCE:
+                    break
             manifest.connection.executemany(
                 "INSERT INTO study_root(study_id, leaves, sha256) VALUES (?, ?, ?)",
                 [(number, *study_root(uid, rows_of(manifest.connection, number), self._prefix)) for number, uid in studies],
