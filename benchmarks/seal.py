@@ -42,7 +42,7 @@ def facts(more: str = "") -> list[list[Any]]:
         items = [Item(InstanceRef(uid, series, sop), _fixity(sop)) for sop in sops]
         batches.append([StudyPlanned(StudyRef(uid), (SeriesPlan(series, "CT", tuple(sops)),))])
         staged = [
-            InstanceStaged(Received(Path("/x"), item.ref, item.fixity.rolled, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", (), pixel_crc64=5), item.fixity)
+            InstanceStaged(Received(Path("/x"), item.ref, item.fixity.rolled, "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", (), pixel_crc64=item.fixity.crc64nvme), item.fixity)
             for item in items
         ]  # fmt: skip
         batches.append([*staged, RetrieveEnded(StudyRef(uid), 0)])

@@ -23,7 +23,7 @@ from migrate.manifest.roots import inclusion_proofs
 
 @verb("audit", json=True)
 @click.option("--offline", is_flag=True, help="Leave the anchors at the destination out: then a manifest whose end was cut off looks whole.")
-@click.option("--signers", type=click.Path(path_type=Path, dir_okay=False), help="Who may sign anchors: lines as in ssh-keygen(1), ALLOWED SIGNERS.")
+@click.option("--signers", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Who may sign anchors: lines as in ssh-keygen(1), ALLOWED SIGNERS.")
 def audit(config_path: Path, as_json: bool, offline: bool, signers: Path | None) -> int:
     """Compute every seal of the manifest again, compare it with its rows and with the anchors at the destination and their signatures.
 
