@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 
+from migrate.manifest.unreadable import LAST
 from migrate.manifest.writer import Writer
 from migrate.model import StudyState
 
 _S = StudyState
+_NAMES = {"row": "rows without a valid UID"}
 
 _EXCEPTIONS = """
 SELECT 'missing:' || sop_uid FROM instance JOIN series ON series.id = series_id WHERE study_id = :study AND instance.state < 3
@@ -26,7 +28,7 @@ SELECT 'plan:' || error || ':' || coalesce(claimed_instances, '') FROM study WHE
 UNION ALL
 SELECT 'claimed:' || max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)) FROM study
   WHERE id = :study AND state IN (5, 6) AND stage = 'retrieve' AND retrieve_ended = 0
-"""
+""" + f"UNION ALL SELECT 'row:' || value FROM json_each({LAST})"
 # What came and was proven after somebody had signed for its absence: if it is lost then, that is another matter.
 _PROVEN_SINCE = """
 SELECT 'missing:' || sop_uid FROM event WHERE study_uid = :uid AND kind = 'instance fell back' AND detail LIKE :verified AND id > (
@@ -39,7 +41,7 @@ def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[s
 
     missing (not proven), conflict: SOP Instance UID; quarantined without a sound twin: file; content: a further content, lost: one that
     is neither staged nor stored; plan: why a parked study could not be listed, with what the PACS claims, since nobody knows then
-    what is missing; claimed: what it claims of a parked study whose list may be cut short.
+    what is missing; row: of a list, without a valid UID; claimed: what it claims of a parked study whose list may be cut short.
     """
     return {row[0] for row in connection.execute(_EXCEPTIONS, {"study": study_id, "uid": uid})}
 
@@ -103,10 +105,10 @@ def _closed(manifest: Writer, study_id: int, uid: str, stage: str | None, confir
     open_ones = exceptions(manifest.connection, study_id, uid)
     if open_ones:
         named = [kind for entry in open_ones if (kind := entry.partition(":")[0]) != "content"]
-        error = "Conflict" if "conflict" in named else "Quarantined"
+        error = "Conflict" if "conflict" in named else "Quarantined" if "quarantined" in named else "UnreadableRow"
         manifest.execute(
             "UPDATE study SET stage = 'person', error = ?, detail = ? WHERE id = ?",
-            error, f"{len(named)} instance(s) in {' and '.join(sorted(set(named)))}: a person has to decide.", study_id,
+            error, f"{len(named)} instance(s) in {' and '.join(_NAMES.get(kind, kind) for kind in sorted(set(named)))}: a person has to decide.", study_id,
         )  # fmt: skip
         return _S.PARKED
     if manifest.asks_again and not confirmed:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from migrate.errors import wait_factor
+from migrate.manifest import unreadable
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
 from migrate.manifest.seals import text
@@ -195,7 +196,8 @@ def planned(manifest: Writer, plan: StudyPlanned) -> None:
         study_id,
     )[0]
     open_before = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
-    if listed == 0 and (claimed or open_before):
+    unreadable.note(manifest, plan.study.study, plan.unreadable)
+    if listed == 0 and (claimed or open_before) and not plan.unreadable:
         said = f"its row claims {claimed} instances" if claimed else f"{before} instances were listed before"
         failed(manifest, Failed(plan.study, "plan", "VanishedAtSource", f"The PACS lists no image of this study, though {said}."))
         return
@@ -205,7 +207,7 @@ def planned(manifest: Writer, plan: StudyPlanned) -> None:
     for note in plan.notes:
         manifest.log("counts differ", note, study=plan.study.study)
     claims = [series.claimed_instances for series in plan.series if series.claimed_instances is not None]
-    empty = listed == 0 and before == 0
+    empty = listed == 0 and before == 0 and not plan.unreadable
     believed_empty = empty and claimed == 0 and not plan.series
     rebuilt = listed > 0 and manifest.one("SELECT count(*) FROM meta WHERE key = 'rebuilt'")[0] > 0
     here = rebuilt and not manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
@@ -222,18 +224,20 @@ def planned(manifest: Writer, plan: StudyPlanned) -> None:
 
 class _Numbers(NamedTuple):
     """What is said and known of a study: instances claimed at most, whether its row claims none at all, instances known, those that
-    no answer lists, series without any."""
+    no answer lists, series without any, rows that name none."""
 
     claimed: int
     uncounted: int
     known: int
     unlisted: int
     hollow: int
+    unreadable: int
 
     def list_in_doubt(self) -> bool:
         """Whether the IMAGE answers may be cut short: more is claimed than known, they show nothing where there should be something, or
         they are known to be short and nothing else tells how many there are."""
-        return self.claimed > self.known or self.hollow > 0 or self.known == self.unlisted or bool(self.uncounted and self.unlisted)
+        short = self.claimed > self.known + self.unreadable or self.hollow > self.unreadable
+        return short or self.known == self.unlisted or bool(self.uncounted and self.unlisted)
 
     def shown_whole_by(self, ended: RetrieveEnded) -> bool:
         """Whether nothing unlisted can be missing: a list that agrees with what is claimed needs no more; the weaker it is, the more
@@ -248,8 +252,8 @@ def _numbers(manifest: Writer, study_id: int) -> _Numbers:
         "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), claimed_instances IS NULL, "
         "(SELECT coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = study.id), "
         "(SELECT count(*) FROM series JOIN instance ON series_id = series.id WHERE study_id = study.id AND listed = 0), "
-        "(SELECT count(*) FROM series WHERE study_id = study.id AND expected + staged + stored + verified = 0) "
-        "FROM study WHERE id = ?", study_id,
+        "(SELECT count(*) FROM series WHERE study_id = study.id AND expected + staged + stored + verified = 0), "
+        f"(SELECT coalesce(json_array_length({unreadable.LAST.replace(':uid', 'study.uid')}), 0)) FROM study WHERE id = ?", study_id,
     ))  # fmt: skip
 
 
@@ -285,6 +289,7 @@ def confirmed(manifest: Writer, plan: StudyPlanned) -> None:
     count = "SELECT count(*) FROM instance JOIN series ON series.id = series_id WHERE study_id = ? AND listed = 1"
     before = manifest.one(count, study_id)[0]
     _list(manifest, plan)
+    unreadable.note(manifest, plan.study.study, plan.unreadable)
     listed, after = sum(len(series.sops) for series in plan.series), manifest.one(count, study_id)[0]
     if after > before:
         manifest.log("study grew", f"{before} instances were listed before, {after} now", study=plan.study.study)

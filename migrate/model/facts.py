@@ -32,11 +32,12 @@ class SeriesPlan:
 
 @dataclass(frozen=True, slots=True)
 class StudyPlanned:
-    """All IMAGE rows of a study, from answers that ended with Success."""
+    """All IMAGE rows of a study, from answers that ended with Success. `unreadable`: what rows hold that name no valid UID, as JSON."""
 
     study: StudyRef
     series: tuple[SeriesPlan, ...]
     notes: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

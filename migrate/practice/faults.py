@@ -98,6 +98,7 @@ FAULTS: dict[str, str] = {
     "other-command-uid": "names another SOP Instance UID in the command than in the data set of the last image",
     "other-command-class": "names another SOP class in the command than in the data set of the last image",
     # What the archive has.
+    "nameless-rows": "lists the last image without its SOP Instance UID",
     "path-rows": "lists a path instead of the last image's SOP Instance UID",
     "shared-sop": "has the last image under the SOP Instance UID of the study before's first image",
     "private-class": "has a series of three images of a private SOP class in a private transfer syntax",

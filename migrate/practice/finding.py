@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
@@ -200,7 +200,7 @@ class Find:
             if most is not None and count >= most:
                 out.flush()
                 return dimse.OUT_OF_RESOURCES
-            row = sound = rows.encode(match)
+            row = sound = rows.encode(self._nameless(match))
             if spoil:
                 row = spoil(count, match, row)
             if at_study and breaks:
@@ -220,6 +220,12 @@ class Find:
             self.holdings.showed_images(listed)
         out.flush()
         return dimse.CANCELLED if self._is_cancelled() else dimse.SUCCESS
+
+    def _nameless(self, match: Match) -> Match:
+        """The match as it is told: some image rows lack the UID."""
+        if match.instance is None or not self.conduct.of("nameless-rows", match.study.number) or match.instance != match.study.series[-1].instances[-1]:
+            return match
+        return match._replace(instance=replace(match.instance, sop=""))
 
     def _is_cancelled(self) -> bool:
         return "ignore-cancel" not in self.conduct and cancelled(self.association, self.message.command)

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from migrate.errors import DiskFailing
 from migrate.manifest.file import now_ms
+from migrate.manifest.unreadable import rows_of
 from migrate.model import HabitLearned, Proof, StudyState
 from migrate.reports.checks import checks
 from migrate.reports.coverage import Coverage, coverage, coverage_document
@@ -138,8 +139,9 @@ def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
             "study": uid, "state": StudyState(state).name.lower(), "error": error, "detail": detail, "attempts": attempts,
             **sops, "quarantined": [sop or f"q{number}" for number, sop, *_ in kept],
         }  # fmt: skip
-        if kept:
-            named = [_quarantined(number, reason, claimed) for number, _, reason, claimed in kept]
+        named = [_quarantined(number, reason, claimed) for number, _, reason, claimed in kept]
+        named += [f"The PACS lists {row}, which is no UID." for row in rows_of(connection, uid)]
+        if named:
             entry["detail"] = " ".join(filter(None, (detail, *named)))
         if study_id in signed:
             by, why = zip(*signed[study_id], strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from dataclasses import replace
 from migrate.config import ReceiverConfig, SourceSettings
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import FindSession
-from migrate.model import Received, SeriesPlan, StudyFound, StudyPlanned, StudyRef, Window
+from migrate.model import Received, SeriesPlan, StudyFound, StudyPlanned, StudyRef, Window, is_uid
 from migrate.sources import study_rows
 from migrate.sources.arrivals import Arrivals
 from migrate.sources.patients import Patients
@@ -147,18 +148,25 @@ class DimsePacs:
         return self.patients.of(session, study.study, functools.partial(self.rows, session, _ANY))
 
     def listed(self, session: FindSession, study: StudyRef, patient: dict[int, str]) -> StudyPlanned:
+        """What SERIES and IMAGE rows list; a row without a valid UID is kept apart, and the others count."""
         series: dict[str, tuple[str, int | None]] = {}
         plans, notes = [], []
+        unreadable: list[str] = []
         keys = {_STUDY_UID: study.study, **patient}
         for row in session.find("SERIES", keys, (_SERIES_UID, _MODALITY, _SERIES_COUNT)):
-            series[study_rows.uid(row, _SERIES_UID)] = (row.get(_MODALITY, ""), study_rows.number(row.get(_SERIES_COUNT, "")))
+            uid = row.get(_SERIES_UID, "")
+            if is_uid(uid):
+                series[uid] = (row.get(_MODALITY, ""), study_rows.number(row.get(_SERIES_COUNT, "")))
+            else:
+                unreadable.append(f"a series: {json.dumps(uid[:64])}")
         for uid, (modality, claimed) in series.items():
-            rows = session.find("IMAGE", keys | {_SERIES_UID: uid}, (_SOP_UID,))
-            sops = tuple(dict.fromkeys(study_rows.uid(row, _SOP_UID) for row in rows))
-            if claimed is not None and claimed != len(sops):
-                notes.append(f"series {uid}: {claimed} instances claimed, {len(sops)} listed")
-            plans.append(SeriesPlan(uid, modality, sops, claimed))
-        return StudyPlanned(study, tuple(plans), tuple(notes))
+            sops = [row.get(_SOP_UID, "") for row in session.find("IMAGE", keys | {_SERIES_UID: uid}, (_SOP_UID,))]
+            unreadable += [f"an image of series {uid}: {json.dumps(sop[:64])}" for sop in sops if not is_uid(sop)]
+            valid = tuple(dict.fromkeys(filter(is_uid, sops)))
+            if claimed is not None and claimed != len(valid):
+                notes.append(f"series {uid}: {claimed} instances claimed, {len(valid)} listed")
+            plans.append(SeriesPlan(uid, modality, valid, claimed))
+        return StudyPlanned(study, tuple(plans), tuple(notes), tuple(sorted(unreadable)))
 
     # -- what a C-MOVE needs
     def patients_of(self, study: StudyRef) -> tuple[str | None, ...]:
@@ -191,4 +199,5 @@ def united(study: StudyRef, plans: Sequence[StudyPlanned]) -> StudyPlanned:
         sops = tuple(dict.fromkeys((*(before.sops if before else ()), *one.sops)))
         claimed = None if one.claimed_instances is None and (before is None or before.claimed_instances is None) else len(sops) + short[one.series]
         series[one.series] = SeriesPlan(one.series, one.modality, sops, claimed)
-    return StudyPlanned(study, tuple(series.values()), tuple(note for plan in plans for note in plan.notes))
+    notes, unreadable = (tuple(itertools.chain.from_iterable(lines)) for lines in ([plan.notes for plan in plans], [plan.unreadable for plan in plans]))
+    return StudyPlanned(study, tuple(series.values()), notes, tuple(sorted(unreadable)))
