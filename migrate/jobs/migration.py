@@ -253,7 +253,8 @@ class Migration:
     def _new_sweep(self, pipeline: Pipeline, last: int) -> int:
         today = datetime.date.today()
         source = self.config.source
-        planned = [WindowsPlanned(last + 1, first_windows(source.date_from, source.date_to, today))]
+        open_ranges = self.queue.habits().get("open_range") not in ("no", "refused")
+        planned = [WindowsPlanned(last + 1, first_windows(source.date_from, source.date_to, today, open_ranges=open_ranges))]
         if source.bounded and self.manifest.first_sweep is None:  # names studies without a date, which no range can show
             planned.append(WindowsPlanned(last + 1, (Window(None, None, "all"),), purpose="look"))
         pipeline.commit_now(planned)

@@ -257,7 +257,10 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
                 return learned_cap(row, (), f"without a key, and questions by {NAMES[by]} show more")
             seen += leaves
             if not sweep.shown_only_by(reference, leaves):
-                return _said(row, f"{trouble}; asked by {NAMES[by]} instead, which shows again all that was found by date.", False)
+                said = _said(row, f"{trouble}; asked by {NAMES[by]} instead, which shows again all that was found by date.", False)
+                if sweep.habits.get("splits_by") != by:
+                    said.append(HabitLearned("splits_by", by, f"Questions by {NAMES[by]} show again all that was found by date."))
+                return said
     reference = [*sweep.now(sweep.dated), *sweep.now([row])]
     if seen and not sweep.shown_only_by(reference, seen):
         return _said(row, f"{trouble}; asked by other keys instead, which together show again all that was found by date.", False)

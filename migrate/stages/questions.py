@@ -11,6 +11,7 @@ from migrate.model import EXACT, PartBy, Window
 
 FIRST_YEAR = 1970
 _OLDEST_YEAR = 1900
+_YEARS_AHEAD = 10
 PREFIX_MAX = 8
 """Characters of an ID that a question holds at most: longer ones would name a patient."""
 PREFIXES = string.digits + string.ascii_uppercase + string.ascii_lowercase + "-_.#/+"
@@ -23,15 +24,22 @@ MODALITIES: Sequence[str] = (
 """Defined terms of Modality, the retired ones included (PS3.3 C.7.3.1.1.1)."""
 
 
-def first_windows(date_from: str | None, date_to: str | None, today: datetime.date) -> tuple[Window, ...]:
-    """A window a year between the bounds; where both are open, also all before, all after, and one without any key."""
+def first_windows(date_from: str | None, date_to: str | None, today: datetime.date, *, open_ranges: bool = True) -> tuple[Window, ...]:
+    """A window a year between the bounds; where both are open, also all before, all after, and one without any key.
+
+    Without `open_ranges` the PACS is known to make little of them: what they would show that can be there is asked for in closed ones first.
+    """
     last = date_to or f"{today.year + 1}1231"
     first = date_from or f"{FIRST_YEAR}0101"
-    windows = [] if date_from else [Window(None, f"{FIRST_YEAR - 1}1231")]
+    before, after = (FIRST_YEAR, today.year + 2) if open_ranges else (_OLDEST_YEAR, today.year + 2 + _YEARS_AHEAD)
+    windows = [] if date_from else [Window(None, f"{before - 1}1231")]
+    if not open_ranges:
+        windows += [] if date_from else [Window(f"{_OLDEST_YEAR}0101", f"{FIRST_YEAR - 1}1231")]
+        windows += [] if date_to else [Window(f"{today.year + 2}0101", f"{after - 1}1231")]
     for year in range(int(first[:4]), int(last[:4]) + 1):
         windows.append(Window(max(first, f"{year}0101"), min(last, f"{year}1231")))
     if not date_to:
-        windows.append(Window(f"{today.year + 2}0101", None))
+        windows.append(Window(f"{after}0101", None))
     if not date_from and not date_to:
         windows.append(Window(None, None, "all"))
     return tuple(windows)

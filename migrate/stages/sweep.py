@@ -15,6 +15,7 @@ _BAD_KEYS = ("yes", "refused", "finds nothing")  # values of a habit that speak 
 _HABITS: dict[PartBy, str] = {
     "time": "ignores_time", "modality": "ignores_modality", "patient": "ignores_patient_id", "accession": "ignores_accession"
 }  # fmt: skip
+_KEYS: dict[PartBy, str] = {"modality": "ModalitiesInStudy", "patient": "PatientID", "accession": "AccessionNumber"}
 NAMES: dict[PartBy, str] = {
     "date": "date", "time": "time", "modality": "modality", "patient": "PatientID", "accession": "AccessionNumber"
 }  # fmt: skip
@@ -47,9 +48,17 @@ class Sweep:
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
 
     def cuts(self, window: Window) -> tuple[PartBy, ...]:
-        """The keys to cut a window by. What is known to be ignored, refused or not found comes last: habits spare questions, and are no proof."""
+        """The keys to cut a window by. What is known to be ignored, refused or not found comes last; where dates do not count, first comes
+        the key that has shown everything before, then those that are known to show studies without a date. Habits spare questions, and are no proof."""
         keys = cuts(window, ignores_date=self.ignores_date)
-        return tuple(sorted(keys, key=lambda by: self.habits.get(_HABITS.get(by, "")) in _BAD_KEYS))
+        of_keyless = window.axis == "all"
+        shows_undated = set(self.habits.get("undated", "").split(", ")) if of_keyless else set()
+
+        def rank(by: PartBy) -> tuple[bool, bool, bool]:
+            best = of_keyless and self.habits.get("splits_by") == by
+            return self.habits.get(_HABITS.get(by, "")) in _BAD_KEYS, not best, _KEYS.get(by) not in shows_undated
+
+        return tuple(sorted(keys, key=rank))
 
     @functools.cached_property
     def keyless_shows_all(self) -> bool:

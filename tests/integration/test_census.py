@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migrate.jobs.migration import Migration
+from migrate.model import HabitLearned
 from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
@@ -137,7 +138,7 @@ def test_a_question_that_hangs_is_asked_again_or_named(tmp_path: Path, every: in
     assert swept.found == (set() if blocked else uids(archive))
 
 
-@pytest.mark.parametrize("faults", [("ignore-date",), ("ignore-modality", "silent-cap=7")])
+@pytest.mark.parametrize("faults", [("ignore-date",), ("ignore-modality", "silent-cap=7"), ("refuse-open-ranges",)])
 def test_what_a_probe_has_found_spares_questions(tmp_path: Path, faults: tuple[str, ...]) -> None:
     """Probed or not, a sweep finds the same; probed, it asks less."""
     archive = Archive(40)
@@ -156,4 +157,35 @@ def test_what_a_probe_has_found_spares_questions(tmp_path: Path, faults: tuple[s
             asked.append(pacs.counts["find STUDY"] - before)
             results.append((swept.found, swept.blocked))
     assert results[0] == results[1] == (uids(archive), False)
+    assert asked[1] < asked[0]
+
+
+WRONG = {"open_range": "no", "undated": "ModalitiesInStudy", "splits_by": "modality", "ignores_patient_id": "yes", "ignores_time": "yes",
+         "insists_on_patient_id": "yes", "ignores_date": "yes", "cap": "3", "day_range": "no"}  # fmt: skip
+
+
+@pytest.mark.parametrize("faults", [("null-dates", "silent-cap=9"), ("hidden-undated", "null-dates", "ignore-modality")])
+def test_habits_that_are_wrong_weaken_no_proof(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """With every habit on record that the PACS does not have, a sweep still finds everything or says what may hide."""
+    archive = Archive(24)
+    with PracticePacs(archive, faults=faults) as pacs:
+        settings = configure(tmp_path, pacs)
+        with Migration(settings, "probe") as migration:
+            migration.manifest.commit([HabitLearned(name, value) for name, value in WRONG.items()])
+        swept = sweep(settings)
+    assert (swept.found, swept.blocked) == (uids(archive), False)
+
+
+def test_the_key_that_has_shown_everything_is_tried_first(tmp_path: Path) -> None:
+    """What a sweep learns of keys spares the next one questions, and changes nothing in what it finds."""
+    archive = Archive(24)
+    asked = []
+    with PracticePacs(archive, faults=("silent-cap=9", "ignore-patient-id")) as pacs:
+        settings = configure(tmp_path, pacs)
+        for _ in range(2):
+            before = pacs.counts["find STUDY"]
+            swept = sweep(settings)
+            asked.append(pacs.counts["find STUDY"] - before)
+            assert (swept.found, swept.blocked) == (uids(archive), False)
+    assert swept.habits["splits_by"] == "accession"
     assert asked[1] < asked[0]
