@@ -321,4 +321,4 @@ def _receipt(key: str, headers: Headers) -> Receipt:
     elif value := headers.get(_CRC):
         checksum = f"CRC64NVME:{value}"
     version = headers.get("x-amz-version-id")
-    return Receipt(key, None if version == "null" else version, headers.get("etag", "").strip('"') or None, checksum)
+    return Receipt(key, None if version == "null" else version, checksum)

@@ -40,17 +40,6 @@ class Level(Enum):
     ATTESTED = "attested"
     READ_BACK = "read-back"
 
-    @property
-    def proves(self) -> str:
-        return _PROVES[self]
-
-
-_PROVES = {
-    Level.LISTED: "An object of the right size stands under each key. Nothing is said of its bytes.",
-    Level.ATTESTED: "The store reports, for what it holds, the size and checksum of what was received. Rot that the store itself has not noticed is not seen.",
-    Level.READ_BACK: "Every byte was fetched and hashed: it is what was received.",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from migrate.errors import wait_factor
+from migrate.errors import SourceIncomplete, wait_factor
 from migrate.manifest import unreadable
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
@@ -330,7 +330,7 @@ def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
         said = f"claims {numbers.claimed} instances and lists" if numbers.claimed else "lists"
         more = f", {numbers.unlisted} more came" if numbers.unlisted else ""
         detail += f" The PACS {said} {numbers.known - numbers.unlisted}{more}, and has not sent the whole study without a failure: its list may be cut short."
-    failed(manifest, Failed(ended.study, "retrieve", ended.error or "SourceIncomplete", f"{detail} {ended.detail}".strip()))
+    failed(manifest, Failed(ended.study, "retrieve", ended.error or SourceIncomplete.__name__, f"{detail} {ended.detail}".strip()))
 
 
 def failed(manifest: Writer, failure: Failed) -> None:

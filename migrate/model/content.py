@@ -44,7 +44,6 @@ class Receipt:
 
     key: str
     version: str | None = None
-    etag: str | None = None
     checksum: str | None = None
 
 

@@ -174,20 +174,6 @@ class Holdings(Archive):
                 self._gone.add(study.number)
 
     # -- what is known of it
-    def findable(self) -> Iterator[StudyRecord]:
-        """The studies, as they are now, of which some STUDY query that does not name their UIDs brings a sound row."""
-        return (study for study in self if self.is_findable(study))
-
-    def unfindable(self) -> Iterator[StudyRecord]:
-        """The studies, as they are now, that have images to retrieve by UID, or rows by UID, and show to no query."""
-        return (study for study in self if not self.is_findable(study))
-
-    def is_findable(self, study: StudyRecord) -> bool:
-        broken = "undecodable-row-always" in self._conduct or "truncated-row-always" in self._conduct
-        if broken and is_broken(study):
-            return False
-        return bool(study.date) or "refuse-wide" not in self._conduct
-
     @property
     def added(self) -> set[str]:
         """Images that came to studies that were there."""

@@ -117,7 +117,7 @@ def test_ignored_keys(tmp_path: Path, fault: str, key: str, all_of_them: bool) -
 
 
 def test_missing_dates_and_times(tmp_path: Path) -> None:
-    """Studies without date or time match no range, are hidden as told, and `holdings` knows which can be found."""
+    """Studies without date or time match no range, and are hidden as told."""
     undated = {study.uid for study in STUDIES if study.number % 7 == 3 or not study.date}
     untimed = {study.uid for study in STUDIES if study.number % 5 == 3 or study.number % 7 == 3}
     everything = {study.uid for study in STUDIES}
@@ -130,10 +130,6 @@ def test_missing_dates_and_times(tmp_path: Path) -> None:
             assert everything == uids(find(pacs, tmp_path, "STUDY", key, "StudyInstanceUID")[0])
         (row,) = find(pacs, tmp_path, "STUDY", f"StudyInstanceUID={STUDIES[3].uid}", "StudyDate", "StudyTime")[0]
         assert (row.StudyDate, row.StudyTime) == ("", "")
-        assert everything == {study.uid for study in pacs.holdings.findable()}
-    with PracticePacs(ARCHIVE, faults=["null-dates", "refuse-wide"]) as pacs:
-        assert undated == {study.uid for study in pacs.holdings.unfindable()}
-        assert everything - undated == {study.uid for study in pacs.holdings.findable()}
 
 
 def test_patient_root_only(receiver: PeerServer, tmp_path: Path) -> None:
@@ -284,7 +280,6 @@ def test_rows_that_do_not_decode(tmp_path: Path, kind: str) -> None:
         for study in STUDIES[8:11] * 2:
             said_of_it = find(pacs, tmp_path, "STUDY", f"AccessionNumber={study.accession}", "StudyInstanceUID")[1]
             assert ("Failed to receive message" in said_of_it) == (study.number == 9)
-        assert [study.number for study in pacs.holdings.unfindable()] == [9]
 
 
 def test_association_limit() -> None:
