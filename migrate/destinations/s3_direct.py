@@ -1,4 +1,4 @@
-"""Single requests on an object, signed and sent by ourselves: what small objects are put and proven with.
+"""Single requests on an object, over kept connections: what small objects are put and proven with.
 
 The AWS client's hand-over between threads costs more than the rest of a small put, and boto's preparation four times as much
 (docs/benchmarks.md has the numbers). The signature covers the SHA-256 that is known since the receipt, so nothing is hashed again.
@@ -13,16 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from migrate.destinations.s3_access import Access
 from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, error_code
-from migrate.destinations.s3_http import Answer, Connection, NotHttp, Road
+from migrate.destinations.s3_http import Answer, Connection, Road
 from migrate.destinations.s3_signature import sign
 
 _PIECE_BYTES = 256 << 10
 _EMPTY_SHA256 = hashlib.sha256().digest()
-_PASSING = {429, 500, 502, 503, 504}
+_TICK_S = 0.25  # how often limits are looked at
+_PASSING = {408, 429, 500, 502, 503, 504}
 _PASSING_CODES = {"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 
 
@@ -34,8 +36,9 @@ class Direct:
         self._lock = threading.Lock()
         self._road: Road | None = None
         self._idle: list[Connection] = []
-        self._busy: set[Connection] = set()
-        self._closed = False
+        self._busy: dict[Connection, float] = {}  # and until when, on the clock of `time.monotonic`
+        self._watcher: threading.Thread | None = None
+        self._closed = threading.Event()
 
     def put(self, key: str, file: Path, size_bytes: int, sha256: bytes, headers: Headers, limit_s: float) -> Headers:
         """PutObject, create-only. Raises StoreSaid, NoAnswer; no later than after `limit_s`, retries included."""
@@ -49,7 +52,7 @@ class Direct:
     def close(self) -> None:
         """End all connections; whoever waits for an answer gets none."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             for connection in self._busy:
                 connection.cut()
             idle, self._idle = self._idle, []
@@ -64,50 +67,66 @@ class Direct:
                 if 200 <= answer.status < 300:
                     return answer.headers
                 trouble: StoreSaid | NoAnswer = StoreSaid(answer.status, error_code(answer.content), answer.headers)
-            except TimeoutError as error:
-                trouble = NoAnswer(f"nothing was finished within {limit_s:.0f} s" if time.monotonic() >= until else "connecting took too long")
-                trouble.__cause__ = error
-            except (OSError, NotHttp) as error:
-                trouble = NoAnswer(_reason(error))
+            except (OSError, HTTPException) as error:
+                trouble = NoAnswer(_reason(error) if time.monotonic() < until else f"nothing was finished within {limit_s:.0f} s")
                 trouble.__cause__ = error
             wait_s = random.uniform(0, self._access.first_wait_s * 2**retries)
-            if retries >= self._access.retries or self._closed or not _passes(trouble) or time.monotonic() + wait_s >= until:
+            if retries >= self._access.retries or not _passes(trouble) or time.monotonic() + wait_s >= until or self._closed.wait(wait_s):
                 raise trouble
             retries += 1
-            time.sleep(wait_s)
 
     def _once(
         self, method: str, path: str, headers: Headers, sha256: bytes, body: Callable[[], Iterable[bytes]], until: float
     ) -> Answer:
         access = self._access
         whole = {"host": access.host, **headers, **access.owner}
-        signed = sign(method, path, whole, sha256, access.credentials(), access.region, time.time())
+        signed = sign(method, path, whole, sha256, access.credentials(), access.region)
         connection = self._waiting()
         if connection is not None:
             with suppress(ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):  # it ended meanwhile: no failure of the store
                 return self._through(connection, method, path, signed, body, until)
-        return self._through(Connection(self._there, until), method, path, signed, body, until)
+        return self._through(self._there.connection(), method, path, signed, body, until)
 
     def _through(
         self, connection: Connection, method: str, path: str, signed: Headers, body: Callable[[], Iterable[bytes]], until: float
     ) -> Answer:
-        kept = False
+        self._begin(connection, until)
         try:
-            with self._lock:
-                self._busy.add(connection)
-                if self._closed:
-                    raise ConnectionAbortedError
-            answer = connection.ask(method, self._there.target + path, signed, body(), until)
-            kept = connection.kept
-            return answer
+            if connection.sock is None:
+                connection.connect(max(until - time.monotonic(), _TICK_S))
+            return connection.ask(method, path, signed, body())
         finally:
             with self._lock:
-                self._busy.discard(connection)
-                kept = kept and not self._closed
+                del self._busy[connection]
+                kept = connection.kept and not self._closed.is_set()
                 if kept:
                     self._idle.append(connection)
             if not kept:
                 connection.close()
+
+    def _begin(self, connection: Connection, until: float) -> None:
+        with self._lock:
+            if self._closed.is_set() or time.monotonic() >= until:
+                connection.close()
+                raise ConnectionAbortedError
+            if self._watcher is None:
+                watcher = threading.Thread(target=self._watch, name="s3-limits", daemon=True)
+                watcher.start()
+                self._watcher = watcher
+            self._busy[connection] = until
+
+    def _watch(self) -> None:
+        """Cut whatever is past its limit: time-outs of a socket begin anew with each byte. Ends when nothing is on its way."""
+        while True:
+            time.sleep(_TICK_S)
+            with self._lock:
+                if not self._busy:
+                    self._watcher = None
+                    return
+                now = time.monotonic()
+                for connection, until in self._busy.items():
+                    if now >= until:
+                        connection.cut()
 
     @property
     def _there(self) -> Road:
@@ -150,7 +169,11 @@ def _passes(trouble: StoreSaid | NoAnswer) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"SSL {error.reason or 'error'}"
-    if isinstance(error, NotHttp):
-        return str(error)
+    if isinstance(error, HTTPException) and not isinstance(error, OSError):
+        return f"the answer is not what an S3 store says ({type(error).__name__})"
+    if type(error) is OSError and not error.errno:
+        return " ".join(str(error).split()[:4])  # of a proxy: "Tunnel connection failed: 407"
     told = getattr(error, "strerror", None)
+    if isinstance(error, TimeoutError) and not told:
+        return "connecting took too long"
     return f"{type(error).__name__} ({told})" if told else type(error).__name__

@@ -1,40 +1,40 @@
-"""AWS Signature Version 4 for a request whose body's SHA-256 is known already."""
+"""AWS Signature Version 4 by the AWS library, for a request whose body's SHA-256 is known already."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import hmac
-import time
+import datetime
 from typing import Any
 
-from migrate.destinations.s3_answers import Headers
+from awscrt.auth import (
+    AwsCredentialsProvider,
+    AwsSignedBodyHeaderType,
+    AwsSigningConfig,
+    aws_sign_request,
+)
+from awscrt.exceptions import AwsCrtError
+from awscrt.http import HttpHeaders, HttpRequest
+
+from migrate.destinations.s3_answers import Headers, NoAnswer
+
+_LIMIT_S = 10  # it is done at once
 
 
-def sign(method: str, path: str, headers: Headers, sha256: bytes, credentials: Any, region: str, now_s: float) -> dict[str, str]:
-    """The headers, which have `host` among them and lower-case names, with a signature that covers all of them, path and body.
+def sign(
+    method: str, path: str, headers: Headers, sha256: bytes, credentials: Any, region: str, now: datetime.datetime | None = None
+) -> dict[str, str]:
+    """The headers, which have `host` among them, with a signature that covers all of them, path and body. Raises NoAnswer.
 
-    `path` is encoded, without a query; `credentials` are botocore's. Source: "Signature Calculations for the Authorization Header",
-    Amazon S3 API Reference. botocore's own signer takes 0.1 ms of processor time more, a tenth of what a small put takes.
+    `path` is encoded, without a query; `credentials` are botocore's. Its own signer takes three times as long.
     """
-    now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
-    whole = {name: " ".join(value.split()) for name, value in headers.items()}
-    whole |= {"x-amz-date": now, "x-amz-content-sha256": sha256.hex()}
-    if credentials.token:
-        whole["x-amz-security-token"] = credentials.token
-    names = sorted(whole)
-    listed = ";".join(names)
-    canonical = "\n".join((method, path, "", *(f"{name}:{whole[name]}" for name in names), "", listed, sha256.hex()))
-    scope = f"{now[:8]}/{region}/s3/aws4_request"
-    to_sign = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-    signature = hmac.digest(_key_of(credentials.secret_key, scope), to_sign.encode(), "sha256").hex()
-    whole["authorization"] = f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, SignedHeaders={listed}, Signature={signature}"
-    return whole
-
-
-@functools.lru_cache(maxsize=2)  # one a day and secret
-def _key_of(secret: str, scope: str) -> bytes:
-    key = f"AWS4{secret}".encode()
-    for part in scope.split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return key
+    request = HttpRequest(method, path, HttpHeaders(list(headers.items())))
+    try:
+        provider = AwsCredentialsProvider.new_static(credentials.access_key, credentials.secret_key, credentials.token)
+        config = AwsSigningConfig(
+            credentials_provider=provider, region=region, service="s3", date=now, signed_body_value=sha256.hex(),
+            signed_body_header_type=AwsSignedBodyHeaderType.X_AMZ_CONTENT_SHA_256,
+            use_double_uri_encode=False, should_normalize_uri_path=False,
+        )  # fmt: skip
+        aws_sign_request(request, config).result(_LIMIT_S)
+    except AwsCrtError as error:
+        raise NoAnswer(error.name, "credentials") from error
+    return dict(request.headers)
