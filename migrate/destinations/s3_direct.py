@@ -22,6 +22,7 @@ from migrate.destinations.s3_http import Answer, Connection, Road
 from migrate.destinations.s3_signature import sign
 
 _PIECE_BYTES = 256 << 10
+_IDLE_S = 20.0  # firewalls forget what is silent for longer, and tell nobody
 _EMPTY_SHA256 = hashlib.sha256().digest()
 _TICK_S = 0.25  # how often limits are looked at
 _PASSING = {408, 429, 500, 502, 503, 504}
@@ -35,7 +36,7 @@ class Direct:
         self._access = access
         self._lock = threading.Lock()
         self._road: Road | None = None
-        self._idle: list[Connection] = []
+        self._idle: list[tuple[Connection, float]] = []  # and since when
         self._busy: dict[Connection, float] = {}  # and until when, on the clock of `time.monotonic`
         self._watcher: threading.Thread | None = None
         self._closed = threading.Event()
@@ -56,7 +57,7 @@ class Direct:
             for connection in self._busy:
                 connection.cut()
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection, _ in idle:
             connection.close()
 
     def _ask(self, method: str, key: str, headers: Headers, sha256: bytes, body: Callable[[], Iterable[bytes]], limit_s: float) -> Headers:
@@ -100,7 +101,7 @@ class Direct:
                 del self._busy[connection]
                 kept = connection.kept and not self._closed.is_set()
                 if kept:
-                    self._idle.append(connection)
+                    self._idle.append((connection, time.monotonic()))
             if not kept:
                 connection.close()
 
@@ -139,8 +140,10 @@ class Direct:
         """A connection that served before and is still there."""
         while True:
             with self._lock:
-                connection = self._idle.pop() if self._idle else None
-            if connection is None or connection.is_idle():
+                if not self._idle:
+                    return None
+                connection, since = self._idle.pop()
+            if time.monotonic() - since < _IDLE_S and connection.is_idle():
                 return connection
             connection.close()
 
