@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import gzip
 import hashlib
@@ -85,9 +86,8 @@ def build(folder: Path, prefix: str = "") -> Path:
 
 def _leave(manifest: Manifest, folder: Path, prefix: str, name: str) -> Path:
     """A dossier of this moment, and its anchor; the folder of anchors."""
-    reader = open_reader(manifest.path)
-    page = write_dossier(reader, folder / name, prefix=prefix)
-    reader.close()
+    with contextlib.closing(open_reader(manifest.path)) as reader:
+        page = write_dossier(reader, folder / name, prefix=prefix)
     merkle = json.loads(page.with_name("merkle.json").read_text())
     anchors = folder / "bucket" / prefix / "_pacs-migrate" / "anchors"
     anchors.mkdir(parents=True, exist_ok=True)

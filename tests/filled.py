@@ -6,7 +6,7 @@ import contextlib
 import html
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +89,14 @@ def migrated(manifest: Manifest, study: str, *sops: str, proof: Proof = Proof.RE
     proven(manifest, proof)
 
 
-def read(manifest: Manifest) -> dict:  # type: ignore[type-arg]
-    reader = open_reader(manifest.path)
-    try:
-        return report(reader)
-    finally:
-        reader.close()
+def read(manifest: Manifest, question: Callable[..., Any] = report, *words: Any, **more: Any) -> Any:
+    """What the report, or another question, says to one who only reads."""
+    with contextlib.closing(open_reader(manifest.path)) as reader:
+        return question(reader, *words, **more)
 
 
 def written(manifest: Manifest, folder: Path) -> Path:
-    reader = open_reader(manifest.path)
-    try:
-        return write_report(reader, folder)
-    finally:
-        reader.close()
+    return Path(read(manifest, write_report, folder))
 
 
 def verdict(page: Path) -> str:

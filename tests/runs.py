@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import logging
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from migrate import cli as verbs
 from migrate.cli import cli
@@ -55,6 +57,14 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120
     )
+
+
+def document(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:
+    """What a command with --json says."""
+    done = command(folder, *words, "--json")
+    assert done.returncode == code, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def here(folder: Path, *words: str) -> tuple[int, str]:

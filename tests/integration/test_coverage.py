@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from migrate.manifest import Manifest
-from migrate.manifest.file import open_reader
 from migrate.model import StudyFound, StudyRef, Window, WindowAnswered, WindowFailed, WindowJudged
 from migrate.reports import coverage, coverage_text
 from migrate.reports.coverage import Coverage, Day, Swept, gaps
@@ -20,11 +19,8 @@ NO_KEY = Window(None, None, "all")
 
 
 def covered(manifest: Manifest) -> Coverage:
-    reader = open_reader(manifest.path)
-    try:
-        return coverage(reader)
-    finally:
-        reader.close()
+    found: Coverage = read(manifest, coverage)
+    return found
 
 
 def day(manifest: Manifest, month: int, number: int, year: int = 2020) -> tuple[int, Swept]:

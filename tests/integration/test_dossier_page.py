@@ -15,10 +15,9 @@ import pytest
 
 from migrate.manifest import Manifest
 from migrate.manifest.decisions import accept
-from migrate.manifest.file import open_reader
 from migrate.model import RetrieveEnded, RetryPolicy, StudyRef, WindowJudged
 from migrate.reports import write_dossier
-from tests.filled import HOSTILE, came, in_browser, migrated, planned, received, swept, verdict
+from tests.filled import HOSTILE, came, in_browser, migrated, planned, read, received, swept, verdict
 
 # What axe-core asks of such a page: headings in order, contrast (WCAG 1.4.3), names for pictures, heads for tables, a language and a title.
 PROBE = """<script>
@@ -66,9 +65,7 @@ def dossier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arrivals = [received("1.4", "1.4.1.1"), received("1.4", "1.4.1.1", "other"), received("1.4", "1.4.1.9")]
     manifest.commit([*(came(one) for one in arrivals), RetrieveEnded(StudyRef("1.4"), 0)])
     manifest.end_run(3)
-    reader = open_reader(manifest.path)
-    page = write_dossier(reader, folder / "dossier", prefix="")
-    reader.close()
+    page: Path = read(manifest, write_dossier, folder / "dossier", prefix="")
     manifest.close()
     return page.parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from migrate.practice.studies import EMPTY, UNDATED, Archive
-from tests.runs import changing, command, data_sets, practice, truth
+from tests.runs import changing, command, data_sets, document, practice, truth
 from tests.waiting import until
 
 UNKNOWN = "2.25.1234567890123"
@@ -22,12 +22,6 @@ def write(folder: Path, *lines: str) -> str:
     path = folder / "list.csv"
     path.write_text("".join(f"{line}\n" for line in lines))
     return str(path)
-
-
-def document(folder: Path, *words: str, code: int = 0) -> dict:
-    done = command(folder, *words, "--json")
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout)
 
 
 def events(folder: Path, kind: str) -> list[tuple[str, str]]:

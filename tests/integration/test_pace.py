@@ -10,20 +10,12 @@ from migrate.model import Failed, InstanceState, Noted, StudyRef, Window
 from migrate.reports import status, status_text
 from migrate.reports.pace import throughput
 from migrate.reports.status import duration
-from tests.filled import asked, came, items, migrated, planned, proven, received, swept
+from tests.filled import asked, came, items, migrated, planned, proven, read, received, swept
 
 
 def since_ten_minutes(manifest: Manifest) -> None:
     """Let the run have begun ten minutes ago."""
     manifest.execute("UPDATE run SET started_at = started_at - 600000")
-
-
-def read_status(manifest: Manifest) -> dict:  # type: ignore[type-arg]
-    reader = open_reader(manifest.path)
-    try:
-        return status(reader)
-    finally:
-        reader.close()
 
 
 def test_what_was_proven_of_late_gives_the_pace(manifest: Manifest) -> None:
@@ -37,7 +29,7 @@ def test_what_was_proven_of_late_gives_the_pace(manifest: Manifest) -> None:
     manifest.commit([came(received("1.2", "1.2.1.2"))])
     manifest.execute("UPDATE instance SET verified_at = verified_at - 3600000 WHERE sop_uid = '1.4.1.1'")
     since_ten_minutes(manifest)
-    document = read_status(manifest)
+    document = read(manifest, status)
     pace = document["throughput"]
     assert pace["window_s"] == pytest.approx(600, abs=60)
     assert pace["instances_per_s"] == pytest.approx(4 / pace["window_s"], abs=0.0001)
@@ -54,24 +46,24 @@ def test_a_long_run_is_judged_by_its_last_quarter_of_an_hour(manifest: Manifest)
     planned(manifest, "1.2", "1.2.1.1", "1.2.1.2")
     manifest.commit([Failed(StudyRef("1.2"), "retrieve", "SourceIncomplete", "", retryable=False)])
     manifest.execute("UPDATE run SET started_at = started_at - 36000000")
-    document = read_status(manifest)
+    document = read(manifest, status)
     assert document["throughput"]["window_s"] == 900
     assert (document["instances"]["expected"], document["eta_s"]) == (2, None)
     manifest.execute("UPDATE instance SET verified_at = verified_at - 1000000")
-    assert read_status(manifest)["throughput"]["instances_per_s"] == 0
+    assert read(manifest, status)["throughput"]["instances_per_s"] == 0
 
 
 def test_the_time_left_is_unknown_while_the_pacs_is_asked_or_nothing_moves(manifest: Manifest) -> None:
     """A sweep that goes on, a run that has ended and a run that has proven nothing yet have no time left to tell."""
     swept(manifest, "1.1", "1.2")
     planned(manifest, "1.2", "1.2.1.1")
-    assert read_status(manifest)["eta_s"] is None
+    assert read(manifest, status)["eta_s"] is None
     migrated(manifest, "1.1", "1.1.1.1")
-    assert read_status(manifest)["eta_s"] > 0
+    assert read(manifest, status)["eta_s"] > 0
     asked(manifest, 2, Window("20200101", "20201231"))
-    assert read_status(manifest)["eta_s"] is None
+    assert read(manifest, status)["eta_s"] is None
     manifest.end_run(3)
-    document = read_status(manifest)
+    document = read(manifest, status)
     assert document["throughput"] == {"instances_per_s": 0.0, "bytes_per_s": 0.0, "window_s": 0.0}
     assert "a second" not in status_text(document)
 

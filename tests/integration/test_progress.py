@@ -15,7 +15,6 @@ import pytest
 
 from migrate.cli.progress import Progress
 from migrate.manifest import Manifest
-from migrate.manifest.file import open_reader
 from migrate.model import (
     InstanceState,
     InstanceStored,
@@ -30,7 +29,7 @@ from migrate.model import (
     StudyRef,
 )
 from migrate.reports import status
-from tests.filled import came, items, planned, received, swept
+from tests.filled import came, items, planned, read, received, swept
 
 
 class Clock:
@@ -100,9 +99,7 @@ def test_a_resumed_run_counts_what_was_left(manifest: Manifest) -> None:
     manifest.commit([came(received("1.1", "1.1.1.1")), came(received("1.2", "1.2.1.1"))])
     (first, _) = items(manifest, InstanceState.STAGED)
     manifest.commit([InstanceStored(first, Receipt("k"))])
-    reader = open_reader(manifest.path)
-    progress = Progress(status(reader))
-    reader.close()
+    progress = Progress(read(manifest, status))
     totals = {stage: progress.total(stage) for stage in ("plan", "retrieve", "upload", "verify", "confirm")}
     assert totals == {"plan": 1, "retrieve": 2, "upload": 3, "verify": 4, "confirm": 2}
     progress([InstanceVerified(first, Proof.READ_BACK), RetrieveEnded(StudyRef("1.1"), 0)])

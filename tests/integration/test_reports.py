@@ -104,9 +104,7 @@ def test_studies_are_counted_by_year_and_modality(manifest: Manifest) -> None:
     window = swept(manifest, "1.1")
     migrated(manifest, "1.1", "1.1.1.1")
     manifest.commit([StudyFound(StudyRef("1.2"), "20210505", ("MR", "SR"), 1, window), StudyFound(StudyRef("1.3"), None, (), 1, window)])
-    reader = open_reader(manifest.path)
-    table = by_year_and_modality(reader)
-    reader.close()
+    table = read(manifest, by_year_and_modality)
     assert table["heads"] == ["CT", "MR", "SR", "unknown"]
     assert table["rows"] == [("2020", 1, [1, 0, 0, 0]), ("2021", 1, [0, 1, 1, 0]), ("no date", 1, [0, 0, 0, 1])]
     assert [(bar["label"], bar["count"], bar["done"]) for bar in table["modalities"]] == [("CT", 1, 1), ("MR", 1, 0), ("SR", 1, 0), ("unknown", 1, 0)]

@@ -12,9 +12,8 @@ import pytest
 
 from migrate.errors import ProgramMissing, UsageError
 from migrate.evidence import signing
-from migrate.manifest.file import open_reader
 from migrate.reports import write_dossier
-from tests.filled import fresh_manifest, migrated, swept
+from tests.filled import fresh_manifest, migrated, read, swept
 
 SIGNER = "compliance@hospital"
 
@@ -25,9 +24,7 @@ def dossier(tmp_path: Path) -> Path:
     with fresh_manifest(tmp_path) as manifest:
         swept(manifest, "1.1")
         migrated(manifest, "1.1", "1.1.1.1")
-        reader = open_reader(manifest.path)
-        page = write_dossier(reader, tmp_path / "dossier", prefix="")
-        reader.close()
+        page: Path = read(manifest, write_dossier, tmp_path / "dossier", prefix="")
     return page.parent
 
 

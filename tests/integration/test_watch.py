@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -21,7 +20,7 @@ from migrate.dicom.scu import FindSession, Peer
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.ports import free_port, free_ports
-from tests.runs import changing, command, configure, data_sets, left_over, practice_process, truth
+from tests.runs import changing, command, configure, data_sets, document, left_over, practice_process, truth
 from tests.s3_server import ENVIRONMENT, SEAWEEDFS_PORTS, seaweedfs
 
 S3 = """kind = "s3"
@@ -110,16 +109,10 @@ def look_at_all_images(pacs: PracticePacs) -> None:
                 list(session.find("IMAGE", {dimse.STUDY_UID: study.uid, dimse.SERIES_UID: series.uid}, (dimse.SOP_UID,)))
 
 
-def ok(folder: Path, *words: str, code: int = 0) -> dict:
-    done = command(folder, *words, "--json")
-    assert done.returncode == code, done.stderr
-    return json.loads(done.stdout)
-
-
 def test_what_grows_while_it_is_moved_is_completed(tmp_path: Path) -> None:
     """Studies that grow after their first IMAGE answer are complete at the end of the same run."""
     with changing(tmp_path, Archive(24), "growing") as pacs:
-        assert ok(tmp_path, "run")["complete"] is True
+        assert document(tmp_path, "run")["complete"] is True
         assert pacs.holdings.added
         assert data_sets(tmp_path) == held(pacs)
 
@@ -128,14 +121,14 @@ def test_what_grew_between_two_runs_is_completed(tmp_path: Path) -> None:
     """A sweep finds migrated studies again whose claim has changed, and the next run fetches what is new, and only that."""
     archive = Archive(24)
     with changing(tmp_path, archive) as pacs:
-        ok(tmp_path, "run")
+        document(tmp_path, "run")
     before = data_sets(tmp_path)
     with changing(tmp_path, archive, "growing", port=pacs.port) as pacs:
         look_at_all_images(pacs)
         grown = pacs.holdings.added
         assert grown
-        assert ok(tmp_path, "enumerate")["studies"]["found"] == len(grown)
-        done = ok(tmp_path, "run")
+        assert document(tmp_path, "enumerate")["studies"]["found"] == len(grown)
+        done = document(tmp_path, "run")
         stored = pacs.counts["store"]
         assert done["complete"] is True and done["studies"]["migrated"] == 24
         assert data_sets(tmp_path) == held(pacs)
@@ -147,12 +140,12 @@ def test_what_shrank_between_two_runs_stays(tmp_path: Path) -> None:
     """What is proven once is never taken back; the log says that the study shrank."""
     archive = Archive(24)
     with changing(tmp_path, archive) as pacs:
-        ok(tmp_path, "run")
+        document(tmp_path, "run")
     with changing(tmp_path, archive, "shrinking", port=pacs.port) as pacs:
         look_at_all_images(pacs)
         lost = pacs.holdings.lost
         assert lost
-        done = ok(tmp_path, "run")
+        done = document(tmp_path, "run")
     assert done["complete"] is True
     assert data_sets(tmp_path) == truth(archive)
     assert len(query(tmp_path, "SELECT DISTINCT study_uid FROM event WHERE kind = 'study shrank'")) == len(lost)
@@ -163,7 +156,7 @@ def test_what_vanishes_before_its_turn_is_named(tmp_path: Path) -> None:
     archive = Archive(24)
     with changing(tmp_path, archive, "vanishing") as pacs:
         assert command(tmp_path, "enumerate").returncode in (0, 3)  # what goes while answers are compared, that sweep cannot vouch for
-        parked = ok(tmp_path, "run", code=3)["parked"]
+        parked = document(tmp_path, "run", code=3)["parked"]
         assert {entry["study"] for entry in parked} == pacs.holdings.vanished
         assert {entry["error"] for entry in parked} == {"VanishedAtSource"}
         assert data_sets(tmp_path) == held(pacs)
@@ -173,12 +166,12 @@ def test_what_vanishes_once_it_is_migrated_stays(tmp_path: Path) -> None:
     """The next runs are complete, the report names what no sweep shows any more, and nothing is taken back."""
     archive = Archive(24)
     with changing(tmp_path, archive) as pacs:
-        ok(tmp_path, "run")
+        document(tmp_path, "run")
     with changing(tmp_path, archive, "vanishing", port=pacs.port) as pacs:
         assert command(tmp_path, "run").returncode in (0, 3)  # what goes while its sweep compares answers, that sweep cannot vouch for
-        assert ok(tmp_path, "run")["complete"] is True
+        assert document(tmp_path, "run")["complete"] is True
         gone = pacs.holdings.vanished
-        reasons = [entry["reason"] for entry in ok(tmp_path, "report")["enumeration"]["suspicious"]]
+        reasons = [entry["reason"] for entry in document(tmp_path, "report")["enumeration"]["suspicious"]]
     assert gone and all(any(uid in reason and "was last shown" in reason for reason in reasons) for uid in gone)
     assert data_sets(tmp_path) == truth(archive)
 
@@ -186,10 +179,10 @@ def test_what_vanishes_once_it_is_migrated_stays(tmp_path: Path) -> None:
 def test_studies_that_appear_belong_to_the_next_run(tmp_path: Path) -> None:
     """What is dated today and comes after a run's first sweep is taken by the run after it."""
     with changing(tmp_path, Archive(12), "new-studies=300") as pacs:
-        assert ok(tmp_path, "run")["studies"]["migrated"] == 12
+        assert document(tmp_path, "run")["studies"]["migrated"] == 12
         while len(pacs.holdings) == 12:
-            ok(tmp_path, "run")
-        done = ok(tmp_path, "run")
+            document(tmp_path, "run")
+        done = document(tmp_path, "run")
         assert done["complete"] is True and done["studies"]["migrated"] == 15
         assert data_sets(tmp_path) == held(pacs)
 
@@ -207,7 +200,7 @@ def test_a_watch_follows_what_is_new(tmp_path: Path) -> None:
         assert len(ended) > 1 and ended[-1].startswith("exit 0")
         assert runs[-1] == ("run", 130) and set(runs[:-1]) <= {("run", 0), ("run", 3)}
         assert len(runs) - len(ended) in (0, 1)
-        assert ok(tmp_path, "run")["complete"] is True
+        assert document(tmp_path, "run")["complete"] is True
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
