@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts big-studies crash-loop soak dossier-damages mutations small-disk fuzz lock audit clean
+.PHONY: demo test lint bench power-cuts big-studies crash-loop soak dossier-damages mutations small-disk fuzz lock oldest audit clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV) || { echo "Install python3-venv first: apt-get install python3-venv"; exit 1; }
@@ -68,6 +68,14 @@ lock: $(VENV)/installed
 audit: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check "pip-audit>=2.9"
 	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+
+# The oldest versions that pyproject.toml allows: the unit tests and a demo with them.
+oldest: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	rm -rf build/oldest && $(BIN)/uv venv --quiet --python $(BIN)/python build/oldest
+	$(BIN)/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --extra test -r pyproject.toml
+	build/oldest/bin/python -m pytest --timeout 600 tests/unit
+	build/oldest/bin/python -m migrate demo --keep build/oldest/demo
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info
