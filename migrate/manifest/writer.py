@@ -15,8 +15,8 @@ from migrate.manifest.seals import Sealer
 from migrate.model import InstanceRef, Item, RetryPolicy, StudyRef, StudyState
 
 _Key = TypeVar("_Key")
-_REMEMBERED = 5_000
-"""UIDs of studies, and of series, whose row numbers are kept in memory, about 3 MB at the most."""
+_REMEMBERED = 1_000
+"""UIDs of studies, and of series, whose row numbers are kept in memory, below 1 MB."""
 
 
 @dataclass

@@ -36,11 +36,13 @@ MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", 
 SENDS_MORE = frozenset(("twice", "skip-first", "abort-store"))
 RETRY = "attempts = 20\nfirst_wait_s = 0.05\nmax_wait_s = 0.5\nunreachable_s = 20"
 ASSOCIATIONS = 2
-FIRST, EVERY_MIN = 45_000, "0.5"
+FIRST, EVERY_MIN = 30_000, "0.5"
 """How many studies the PACS of the long run lists from the start, and how long that run waits between two rounds."""
 LONG_SOURCE = 'settle_s = 0.3\nassociations = 1\nmodalities = ["CR", "CT", "MR", "US"]'
 WARM_BYTES = 18 << 20
 """A manifest that is larger than this has filled SQLite's page cache (16 MiB)."""
+LONG_ENOUGH_S, MOST_MIB_H = 1800, 1.0
+"""Whoever is watched for so long while warm may not grow by more."""
 DEEDS: tuple[tuple[str, Deed], ...] = (
     ("503", (503, b"<Error><Code>SlowDown</Code></Error>")), ("500", (500, b"<Error><Code>InternalError</Code></Error>")),
     ("reset", "reset"), ("drop", "drop"), ("answer lost", "lose"),
@@ -66,24 +68,41 @@ class Sample:
 
 @dataclass
 class Course:
-    """How the long run's process went on once it was warm: from when its manifest had outgrown SQLite's page cache."""
+    """How the long run's process went on once it was warm: when its manifest has outgrown SQLite's page cache, and behind the first
+    third of the time, in which each heap has held once what it ever holds."""
 
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def warm(self) -> list[Sample]:
-        return [one for one in self.samples if one.manifest_bytes > WARM_BYTES]
+        warm_s = max((one.at_s for one in self.samples), default=0.0) / 3
+        return [one for one in self.samples if one.at_s > warm_s and one.manifest_bytes > WARM_BYTES]
 
     def slope_mib_h(self) -> float:
         """Of the resident memory, by least squares over all samples of the warm process."""
         at, rss = [one.at_s for one in self.warm], [one.rss_bytes for one in self.warm]
         return statistics.linear_regression(at, rss).slope * 3600 / (1 << 20)
 
+    def leaks(self) -> list[str]:
+        """What grew in a process that was watched for long enough to tell; nothing, always."""
+        warm = self.warm
+        if not warm or warm[-1].at_s - warm[0].at_s < LONG_ENOUGH_S:
+            return []
+        found = [f"memory grows by {slope:.2f} MiB/h"] if (slope := self.slope_mib_h()) > MOST_MIB_H else []
+        early, late = warm[: len(warm) // 4], warm[-len(warm) // 4 :]
+        for name in ("threads", "descriptors"):
+            before, after = (max(getattr(one, name) for one in part) for part in (early, late))
+            if after > before + 2:
+                found.append(f"{before} {name} became {after}")
+        return found
+
     def text(self) -> str:
         warm = self.warm
+        if not self.samples:
+            return "it was never seen alive"
         if len(warm) < 100:
             end = self.samples[-1]
-            return (f"not warm: its manifest has {end.manifest_bytes >> 10} KiB and fits into SQLite's cache; "
+            return (f"not warm yet, with a manifest of {end.manifest_bytes >> 10} KiB: "
                     f"{end.rss_bytes >> 20} MiB resident, {end.threads} threads, {end.descriptors} descriptors")  # fmt: skip
         quarters = [warm[len(warm) * part // 4 : len(warm) * (part + 1) // 4] for part in range(4)]
         rss = ", ".join(f"{statistics.median(one.rss_bytes for one in part) / (1 << 20):.1f}" for part in quarters)
@@ -142,6 +161,7 @@ class Soak:
         with self._long_run(), Forks() as forks:
             while not self._over() or not self.count.migrations:
                 self._migration(forks, self.count.migrations + 1)
+        self.count.wrong += self.count.course.leaks()
         return self.count
 
     # -- migrations that are killed
