@@ -259,7 +259,7 @@ class Pipeline:
                 continue
             future = pool.submit(collect, stage.work, job) if stage.executor else pool.submit(self._streamed, stage, job)
             stage.busy[key] = future
-            future.add_done_callback(lambda done, key=key: self._finished(stage, key, done))  # type: ignore[misc]
+            future.add_done_callback(functools.partial(self._finished, stage, key))
             started += 1
         return started
 

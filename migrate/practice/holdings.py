@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache
+from typing import Any
 
 from migrate.practice.encoding import Element
 from migrate.practice.faults import Conduct
@@ -54,7 +55,7 @@ class Holdings(Archive):
 
     def _as_known(self, number: int, grown: bool, shrunk: bool) -> StudyRecord:
         plain = self._plain(number)
-        known: dict[str, object] = {}
+        known: dict[str, Any] = {}
         if "null-dates" in self._conduct and number % 7 == 3:
             known |= {"date": "", "time": ""}
         if "null-times" in self._conduct and number % 5 == 3:
@@ -72,7 +73,7 @@ class Holdings(Archive):
             if (value := self._conduct.of(fault, number))
         )
         if added:
-            known["shape"] = (*known.get("shape", plain.shape), *added)  # type: ignore[misc]
+            known["shape"] = (*known.get("shape", plain.shape), *added)
         study = plain.but(**known) if known else plain
         for fault, sop in (("path-rows", PATH), ("shared-sop", f"{self.root}.{number - 1}.1.1")):
             if self._conduct.of(fault, number):

@@ -15,6 +15,10 @@ def _reference(asking: Asking) -> Row | None:
     return max(asking.seen.values(), key=lambda row: sum(bool(row.get(tag)) for tag in keys), default=None)
 
 
+def _begins(tag: int, prefix: str) -> Callable[[Row], bool]:
+    return lambda row: row.get(tag, "").casefold().startswith(prefix.casefold())
+
+
 def ask_keys(asking: Asking) -> None:
     """For each key: a question that finds a certain study, and one that must not find it."""
     study = _reference(asking)
@@ -44,7 +48,7 @@ def ask_keys(asking: Asking) -> None:
             continue
         prefix, other = value[:3], ("0" if value[0] != "0" else "Z")
         _key(asking, tag, study, near | {tag: f"{prefix}*"}, near | {tag: f"{other}{value[1:3]}*"},
-         lambda row, tag=tag, other=other: row.get(tag, "").casefold().startswith(other.casefold()))  # type: ignore[misc]  # fmt: skip
+             _begins(tag, other))
 
 
 def _key(asking: Asking, tag: int, study: Row, finds: Row, excludes: Row, fits: Callable[[Row], bool]) -> None:

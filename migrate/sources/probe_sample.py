@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.tag import Tag
@@ -129,6 +130,6 @@ def differing_tags(one: Path, other: Path) -> list[str]:
         return []
 
 
-def _raw(dataset: object, tag: int) -> object:
-    element = dataset.get_item(Tag(tag)) if Tag(tag) in dataset else None  # type: ignore[attr-defined, operator]
+def _raw(dataset: Any, tag: int) -> object:
+    element = dataset.get_item(Tag(tag)) if Tag(tag) in dataset else None
     return getattr(element, "value", None)
