@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate import cli as verbs
+from migrate import failpoints
 from migrate.cli import cli
 from migrate.dicom.part10 import read_header
 from migrate.practice.pacs import PracticePacs
@@ -53,10 +55,11 @@ port = {receiver}
     return path
 
 
-def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def command(folder: Path, *words: str, failpoint: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120,
+        env={**os.environ, failpoints.VARIABLE: failpoint} if failpoint else None,
+    )  # fmt: skip
 
 
 def document(folder: Path, *words: str, code: int = 0) -> dict[str, Any]:

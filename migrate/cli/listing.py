@@ -11,7 +11,7 @@ from migrate.cli.frame import load, verb
 from migrate.cli.progress import Progress
 from migrate.config import Config
 from migrate.jobs.migration import Migration
-from migrate.jobs.reconcile import FAILED, INVALID, NOT_FOUND, ONLY_MANIFEST, Comparison, Line, Result, compare
+from migrate.jobs.reconcile import FAILED, INVALID, NOT_FOUND, ONLY_MANIFEST, Comparison, Line, Result, add_listed, compare
 from migrate.lists.studies import read_list
 
 _SHOWN = 50
@@ -22,7 +22,7 @@ def add_list(config: Config, path: Path, out: Path | None, as_json: bool) -> int
     listed = read_list(path)
     with Migration(config, "enumerate") as migration, Progress() as progress:
         migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
-        addition = migration.add_listed(listed)
+        addition = add_listed(migration, listed)
         migration.exit_code = 0 if addition.agrees else 3
     if out:
         addition.write_csv(out)

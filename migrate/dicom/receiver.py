@@ -85,10 +85,10 @@ class Receiver:
         self._threads[0] = listen
         listen.start()
 
-    def last_byte_at(self, move_id: int) -> float:
-        """time.monotonic() of the last byte on an open association that serves this C-MOVE, or may, as it does not say; else 0."""
+    def last_byte_at(self, move_id: int | None = None) -> float:
+        """time.monotonic() of the last byte on an open association that serves this C-MOVE (None: any), or may, as it does not say; else 0."""
         with self._lock:
-            return max((s.last_byte_at for s in self._sessions.values() if s.move_id in (None, move_id)), default=0.0)
+            return max((s.last_byte_at for s in self._sessions.values() if move_id is None or s.move_id in (None, move_id)), default=0.0)
 
     def drop(self, move_id: int) -> None:
         """Abort the associations that say that they serve this C-MOVE: nobody waits for the rest of it any more."""

@@ -7,24 +7,22 @@ import datetime
 import functools
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrate.audit_trail.delivery import AuditTrail, open_trail
 from migrate.config import Config, clear_text
-from migrate.destinations import close_shared, open_destination, shared_destination
-from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrateError, SourceError, UsageError
+from migrate.destinations import shared_destination
+from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
 from migrate.failpoints import reach
 from migrate.host import stop_signals
-from migrate.jobs import anchors, reconcile
-from migrate.lists.studies import StudyList
-from migrate.manifest import Effects, Lock, Manifest, Queue
+from migrate.jobs import anchors
+from migrate.jobs.command import Command
+from migrate.jobs.glance import glance
+from migrate.manifest import Effects
 from migrate.manifest.file import now_ms
-from migrate.manifest.listed import count_listed, list_window, standings
 from migrate.manifest.roots import KeptRoots
 from migrate.model import (
     InstanceState,
@@ -48,8 +46,6 @@ from migrate.stages.sweep import Sweep
 from migrate.staging.area import Staging
 
 _CLOSING_SWEEPS = 3
-_MOVING = ("run", "demo", "verify", "double-check", "restore-manifest", "rebuild")
-_ANCHORED = (*_MOVING, "accept", "revoke", "exclude")
 _ITEMS_A_JOB = 64
 
 
@@ -62,78 +58,15 @@ class Watch:
     after_round: Callable[[PacsMigrateError | None], int]
 
 
-class Migration:
-    """A command that writes: holds the lock, the manifest and what the stages need. Use as a context manager.
-
-    Raises ManifestLocked, ManifestTooNew, IdentityMismatch, DiskFailing.
-    """
+class Migration(Command):
+    """The job: sweeps, stages, and how a run ends. Takes what `Command` takes."""
 
     def __init__(self, config: Config, verb: str, *, create: bool = True) -> None:
-        self.config, self.verb, self._create = config, verb, create
-        self.prefix = config.destination.prefix
-        self._stack = contextlib.ExitStack()
-        self.exit_code = 1
-        self.progress: Callable[[list[Outcome]], None] = lambda _: None
-        self.trail: AuditTrail | None = None
+        super().__init__(config, verb, create=create)
         self._begun_sweep = 0  # the sweep that this process began itself
         self._judged = 0  # the sweep that has nothing left to ask or to say
-        self._copied_at = time.monotonic()
 
-    def __enter__(self) -> Migration:
-        config = self.config
-        key = config.proof.signing_key
-        if key is not None and self.verb in _ANCHORED and not key.is_file():  # whoever only reads does not need it
-            raise UsageError(f"There is no key {key}.", hint="Set signing_key under [proof] to an SSH key's file, or leave it out.")
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(Lock(config.manifest))
-            anchors.sweep(config.manifest)
-            stack.callback(close_shared)
-            destination = open_destination(config.destination)
-            identity = {"source": config.source_identity, "destination": destination.identity, "migration": config.name}
-            self.manifest = Manifest(config.manifest, identity=identity, policy=config.retry, create=self._create)
-            stack.callback(self._close_manifest)
-            self.manifest.begin_run(self.verb, config.operator, config.sha256)
-            reach("run-begun")
-            self.trail = open_trail(config)
-            if self.trail is not None:
-                self.trail.application(started=True)
-            self.queue = Queue(config.manifest, prefix=self.prefix)
-            stack.callback(self.queue.close)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, PacsMigrateError):
-            self.exit_code = error.exit_code
-        self._stack.close()
-
-    def _close_manifest(self) -> None:
-        with contextlib.suppress(PacsMigrateError):
-            if self.trail is not None and (lost := self.trail.end(self.exit_code)):
-                self.manifest.commit([Noted("audit messages lost", f"{lost} never reached the syslog server")])
-        with contextlib.suppress(Exception):
-            self.manifest.end_run(self.exit_code)
-            self._anchor()
-        self.manifest.close()
-
-    def _anchor(self) -> None:
-        """The end of a run that moved or decided something goes to the destination, where nobody who changes the manifest can take it back."""
-        if self.verb not in _ANCHORED or not self.manifest.run_id or self.exit_code in (DestinationError.exit_code, LocalError.exit_code):
-            return
-        destination = shared_destination(self.config.destination)
-        if self.exit_code == Interrupted.exit_code:  # whoever stops a run does not want to wait for a copy
-            anchors.drop_or_warn(self.config, destination, root=False, snapshot=False)
-        elif self.verb in _MOVING:
-            moved = self.manifest.has_moved()
-            roots = KeptRoots(self.manifest, self.prefix)
-            while moved and not roots.done:
-                roots.some()
-            anchors.drop_or_warn(self.config, destination, root=moved, snapshot=True)
-        else:
-            anchors.drop_or_warn(self.config, destination, root=False, snapshot=None)
-        self._copied_at = time.monotonic()
-
-    # -- the verbs that move something
+    # -- the whole of it
     def run(self, *, only_enumerate: bool = False, watch: Watch | None = None) -> None:
         """Sweep, and unless only that is asked for, bring every study to its end; then the closing sweeps. With `watch`, again and again.
 
@@ -157,6 +90,7 @@ class Migration:
         with stop_signals(pipeline.stop):
             self._note_links(pipeline)
             if not only_enumerate:
+                pipeline.commit_now(glance(self))
                 self._destination.prepare()
                 pipeline.note_contact("destination")
                 reach("destination-prepared")
@@ -218,17 +152,18 @@ class Migration:
     def _begin_round(self) -> None:
         """Each round of a watch is a run of its own on record."""
         self.manifest.end_run(self.exit_code)
-        self._anchor()
+        self.anchor()
         self.exit_code = 1
         self.manifest.begin_run(self.verb, self.config.operator, self.config.sha256)
-        self.manifest.first_sweep = None
 
     def _sweeps(self, pipeline: Pipeline, only_enumerate: bool) -> None:
         sweep = self.queue.last_sweep()
         rows = self.queue.windows(sweep) if sweep else []
-        if not any(row["state"] == WindowState.PLANNED for row in rows) and not self._judgement(sweep, rows):
-            sweep = self._new_sweep(pipeline, sweep)  # else the last one was cut off, be it between two rounds of questions
-        self.manifest.first_sweep = sweep
+        cut_off = any(row["state"] == WindowState.PLANNED for row in rows) or bool(self._judgement(sweep, rows))  # perhaps between two rounds of questions
+        if not cut_off:
+            sweep = self._new_sweep(pipeline, sweep, first=True)
+        first = sweep
+        self.manifest.own_sweep = first + cut_off
         self.manifest.asks_again = not only_enumerate
         until: tuple[str, str] | None = None
         begun = datetime.datetime.now()
@@ -237,34 +172,52 @@ class Migration:
             stay = only_enumerate or (sweep != self._begun_sweep and self.queue.lists_patients(sweep))
             if not stay:
                 stages += self._moving_stages(pipeline, sweep)
-            pipeline.run(stages, next_due_s=lambda: self._next_due_s(stay), cut=self._source.cut)  # noqa: B023
-            pipeline.drain()
+            self._work(pipeline, stages, stay)
             if only_enumerate:
                 return
-            found = self.queue.found_in(sweep)
-            closing = sweep > (self.manifest.first_sweep or 0)
-            if closing and not found:
+            if sweep > first and not self.queue.found_in(sweep):
+                self._await_silence(pipeline)
+                self._work(pipeline, stages, only_enumerate)
                 reach("sweep-closed")
                 pipeline.call(functools.partial(self.manifest.set_meta, "closed_sweep", str(sweep)))
                 return
             sweep = self._new_sweep(pipeline, sweep)
             until = (f"{begun:%Y%m%d}", f"{begun:%H%M%S}")
 
-    def _new_sweep(self, pipeline: Pipeline, last: int) -> int:
+    def _work(self, pipeline: Pipeline, stages: list[Stage], only_enumerate: bool) -> None:
+        """Until no stage has anything left, and all that came until then is on record."""
+        pipeline.run(stages, next_due_s=lambda: self._next_due_s(pipeline, only_enumerate), cut=self._source.cut)
+        pipeline.drain()
+
+    def _await_silence(self, pipeline: Pipeline) -> None:
+        """Where a PACS answers before it sends, what nobody lists or counts may still be coming. Raises Interrupted."""
+        until = time.monotonic() + self.config.source.attempt_s
+        while (left_s := self._source.quiet_in_s()) > 0 and time.monotonic() < until:
+            if pipeline.stopping.wait(min(left_s, 0.25)):
+                raise Interrupted("Stopped; everything that was finished is on record.")
+        pipeline.drain()
+
+    def _new_sweep(self, pipeline: Pipeline, last: int, *, first: bool = False) -> int:
         today = datetime.date.today()
         source = self.config.source
         open_ranges = self.queue.habits().get("open_range") not in ("no", "refused")
         planned = [WindowsPlanned(last + 1, first_windows(source.date_from, source.date_to, today, open_ranges=open_ranges))]
-        if source.bounded and self.manifest.first_sweep is None:  # names studies without a date, which no range can show
+        if source.bounded and first:  # names studies without a date, which no range can show
             planned.append(WindowsPlanned(last + 1, (Window(None, None, "all"),), purpose="look"))
         pipeline.commit_now(planned)
         reach("sweep-planned")
         self._judged, self._begun_sweep = 0, last + 1
         return last + 1
 
-    def _next_due_s(self, only_enumerate: bool) -> float | None:
+    def _next_due_s(self, pipeline: Pipeline, only_enumerate: bool) -> float | None:
         due = self.queue.next_due_ms(windows_only=only_enumerate)
-        return None if due is None else max((due - now_ms()) / 1000, 0.0)
+        if due is None:
+            return None
+        left_s = (due - now_ms()) / 1000
+        if left_s > 2 * self.config.retry.max_wait_s:
+            pipeline.call(self.manifest.shorten_waits)
+            left_s = 0.01
+        return max(left_s, 0.0)
 
     # -- stages
     def _enumerate_stage(self, sweep: int, select: census.Select) -> Stage:
@@ -328,7 +281,7 @@ class Migration:
         ]  # fmt: skip
 
     def _copy_due(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, None]]:
-        if not busy and time.monotonic() - self._copied_at >= self.config.proof.snapshot_hours * 3600:
+        if not busy and time.monotonic() - self.copied_at >= self.config.proof.snapshot_hours * 3600:
             yield "copy", None
 
     def _copy_manifest(self, pipeline: Pipeline) -> Iterable[Outcome]:
@@ -337,7 +290,7 @@ class Migration:
         while not (roots.done or pipeline.stopping.is_set()):
             pipeline.call(roots.some)
         anchors.drop_or_warn(self.config, self._destination, root=True, snapshot=True)
-        self._copied_at = time.monotonic()
+        self.copied_at = time.monotonic()
         return ()
 
     def _batches(self, state: InstanceState) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, work.Batch]]]:
@@ -369,30 +322,3 @@ class Migration:
             self._staging.release(self._path(item), item.fixity.size_bytes)
         for path, size in effects.drop:
             self._staging.release(path, size)
-
-    # -- lists
-    def add_listed(self, listed: StudyList) -> reconcile.Addition:
-        """Ask the PACS for what a list names and add what it shows; nothing is ever taken off, and repeating it is resuming it.
-
-        Raises Interrupted, SourceUnreachable, SourceRefused; what was found until then is on record.
-        """
-        select = selection(self.config.source)
-        window_id = list_window(self.manifest)
-        connection = self.manifest.connection
-        addition = reconcile.Addition(listed, reconcile.invalid(listed))
-        stop = threading.Event()
-        with stop_signals(stop.set):
-            for answers in reconcile.ask(self.config, listed, connection):
-                if stop.is_set():
-                    raise Interrupted("Stopped; what was found is on record.")
-                shown = [study for answer in answers for study in answer.studies]
-                uids = [study.study.study for study in shown]
-                before = standings(connection, uids)
-                chosen = [select(study, Window(None, None, "list")) for study in shown]
-                found: list[Outcome] = [replace(study, window_id=window_id) for study in chosen if study is not None]
-                self.manifest.commit(found)
-                self.progress(found)
-                addition.lines += reconcile.added(listed, answers, before, standings(connection, uids))
-        count_listed(self.manifest, window_id)
-        self.manifest.log("list added", "{found} of {values} values found, {added} studies added".format_map(addition.document()))
-        return addition

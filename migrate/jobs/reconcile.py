@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import csv
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from migrate.config import Config
-from migrate.errors import UsageError
+from migrate.errors import Interrupted, UsageError
+from migrate.host import stop_signals
+from migrate.jobs.command import Command
 from migrate.lists.studies import Entry, Key, StudyList
 from migrate.manifest import Queue
-from migrate.manifest.listed import Standing, standings
-from migrate.model import StudyState
+from migrate.manifest.listed import Standing, count_listed, list_window, standings
+from migrate.model import Outcome, StudyState, Window
 from migrate.sources.listed import Answer, ask_list
 from migrate.sources.peers import peer_of
+from migrate.stages.selection import selection
 
 _SETTLED = (StudyState.MIGRATED, StudyState.EXCLUDED, StudyState.ACCEPTED)
 NOT_FOUND, FAILED, INVALID, ONLY_MANIFEST = "not found", "failed", "invalid", "only in the manifest"
@@ -128,6 +132,33 @@ def ask(config: Config, listed: StudyList, connection: sqlite3.Connection) -> It
     """What the PACS shows of each value, heeding the cap that sweeps have learned. Raises as `ask_list`."""
     cap = connection.execute("SELECT value FROM habit WHERE name = 'cap'").fetchone()
     return ask_list(peer_of(config.source, config.receiver), listed, cap=int(cap[0]) if cap else None)
+
+
+def add_listed(command: Command, listed: StudyList) -> Addition:
+    """Ask the PACS for what a list names and add what it shows; nothing is ever taken off, and repeating it is resuming it.
+
+    Raises Interrupted, SourceUnreachable, SourceRefused; what was found until then is on record.
+    """
+    select = selection(command.config.source)
+    window_id = list_window(command.manifest)
+    connection = command.manifest.connection
+    addition = Addition(listed, invalid(listed))
+    stop = threading.Event()
+    with stop_signals(stop.set):
+        for answers in ask(command.config, listed, connection):
+            if stop.is_set():
+                raise Interrupted("Stopped; what was found is on record.")
+            shown = [study for answer in answers for study in answer.studies]
+            uids = [study.study.study for study in shown]
+            before = standings(connection, uids)
+            chosen = [select(study, Window(None, None, "list")) for study in shown]
+            found: list[Outcome] = [replace(study, window_id=window_id) for study in chosen if study is not None]
+            command.manifest.commit(found)
+            command.progress(found)
+            addition.lines += added(listed, answers, before, standings(connection, uids))
+    count_listed(command.manifest, window_id)
+    command.manifest.log("list added", "{found} of {values} values found, {added} studies added".format_map(addition.document()))
+    return addition
 
 
 def added(listed: StudyList, answers: Iterable[Answer], before: dict[str, Standing], after: dict[str, Standing]) -> list[Line]:

@@ -217,7 +217,10 @@ def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], 
 
     The result is put on record, also if this is cut short. Raises Interrupted, DestinationUnreachable, DestinationRefused.
     """
-    shared_destination(migration.config.destination).prepare()
+    destination = shared_destination(migration.config.destination)
+    for _ in destination.listed(f"{migration.prefix}_pacs-migrate/probe"):  # before anything is made there: is it there at all?
+        break
+    destination.prepare()
     population = Population(migration.queue.connection, prefix=migration.prefix, part=choice.part)
     strata = population.strata()
     result = Result(choice, strata, choice.wanted(strata))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from migrate.manifest import studies
 from migrate.manifest.file import now_ms
 from migrate.manifest.writer import Writer
-from migrate.model import Fixity, InstanceRef, InstanceState, Item, Received, is_uid
+from migrate.model import Failed, Fixity, InstanceRef, InstanceState, Item, Received, StudyRef, is_uid
 
 
 def staged(manifest: Writer, received: Received, fixity: Fixity) -> None:
@@ -102,6 +103,15 @@ def _quarantined(manifest: Writer, received: Received, fixity: Fixity) -> None:
     )  # fmt: skip
     if study:
         manifest.touched.add(manifest.study_id(study))
+
+
+def lost(manifest: Writer, ref: InstanceRef, detail: str) -> None:
+    """A disk that spoils every file would have an instance asked for without end: after as many times in a run as there are attempts, no more."""
+    (times,) = manifest.one(
+        "SELECT count(*) FROM event WHERE study_uid = ? AND sop_uid = ? AND kind = 'staged file lost' AND run_id = ?", ref.study, ref.sop, manifest.run_id
+    )
+    if times >= manifest.policy.attempts:
+        studies.failed(manifest, Failed(StudyRef(ref.study), "retrieve", "StagedFileLost", f"{times} times in this run: {detail}", retryable=False))
 
 
 def _signed(number: int) -> int:

@@ -117,7 +117,9 @@ class Queue:
         ).fetchall()
 
     def _wanted(self, study_id: int) -> Wanted:
-        ended, attempts = self.connection.execute("SELECT retrieve_ended, attempts FROM study WHERE id = ?", (study_id,)).fetchone()
+        ended, attempts, claimed = self.connection.execute(
+            "SELECT retrieve_ended, attempts, max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)) FROM study WHERE id = ?", (study_id,)
+        ).fetchone()
         missing: dict[str, tuple[str, ...]] = {}
         begun = set()
         for series_id, uid, arrived in self.connection.execute(
@@ -127,7 +129,7 @@ class Queue:
             missing[uid] = tuple(sop for (sop,) in sops)
             if arrived:
                 begun.add(uid)
-        return Wanted(not ended and not (attempts and missing), missing, frozenset(begun))
+        return Wanted(not ended and not (attempts and missing), missing, frozenset(begun), claimed)
 
     def next_due_ms(self, *, windows_only: bool = False) -> int | None:
         """When the earliest put-off work falls due; None where nothing waits for a time."""
@@ -182,6 +184,16 @@ class Queue:
         sql = ("SELECT 1 FROM instance JOIN series ON series.id = series_id JOIN study ON study.id = study_id "
                "WHERE study.uid = ? AND series.uid = ? AND sop_uid = ? AND instance.state = 3")  # fmt: skip
         return self.connection.execute(sql, (ref.study, ref.series, ref.sop)).fetchone() is not None
+
+    def some_verified(self, count: int) -> Iterator[Item]:
+        """Proven instances of as many series, each picked at random; none where nothing is proven."""
+        for _ in range(count):
+            sql = "SELECT series.id, study.uid, series.uid FROM series JOIN study ON study.id = study_id WHERE verified > 0"
+            onwards = f"{sql} AND series.id >= (SELECT abs(random() % (max(id) + 1)) FROM series)"
+            for series_id, study, series in self.connection.execute(
+                f"SELECT * FROM ({onwards} ORDER BY series.id LIMIT 1) UNION ALL SELECT * FROM ({sql} ORDER BY series.id LIMIT 1) LIMIT 1"
+            ).fetchall():
+                yield self._item(study, series, self._rows(series_id, InstanceState.VERIFIED)[0])
 
     def in_staging(self) -> Iterator[Item]:
         """Every item whose file must still lie in staging."""

@@ -19,7 +19,8 @@ SELECT 'conflict:' || sop_uid FROM instance JOIN series ON series.id = series_id
 UNION ALL
 SELECT 'quarantined:' || file FROM quarantine WHERE study_uid = :uid AND accepted_by IS NULL AND NOT EXISTS (
   SELECT 1 FROM series JOIN instance ON instance.series_id = series.id
-  WHERE series.study_id = :study AND instance.sop_uid = quarantine.sop_uid AND instance.state = 3)
+  WHERE series.study_id = :study AND instance.sop_uid = quarantine.sop_uid AND instance.state = 3 AND (
+    quarantine.reason NOT LIKE '% is not the command''s' OR instr(quarantine.file, '-' || lower(substr(hex(instance.dataset_sha256), 1, 24)))))
 UNION ALL
 SELECT CASE copy.state WHEN 0 THEN 'lost:' ELSE 'content:' END || sop_uid || '~' || substr(lower(hex(dataset_sha256)), 1, 12)
   FROM copy JOIN series ON series.id = series_id WHERE study_id = :study
@@ -39,7 +40,8 @@ SELECT 'missing:' || sop_uid FROM event WHERE study_uid = :uid AND kind = 'insta
 def exceptions(connection: sqlite3.Connection, study_id: int, uid: str) -> set[str]:
     """Everything of a study that a person may have to answer for, as "kind:what".
 
-    missing (not proven), conflict: SOP Instance UID; quarantined without a sound twin: file; content: a further content, lost: one that
+    missing (not proven), conflict: SOP Instance UID; quarantined without a sound twin: file (whose twin has the same data set where the
+    command named another UID: else it is no twin of what was meant); content: a further content, lost: one that
     is neither staged nor stored; plan: why a parked study could not be listed, with what the PACS claims, since nobody knows then
     what is missing; row: of a list, without a valid UID; claimed: what it claims of a parked study whose list may be cut short.
     """

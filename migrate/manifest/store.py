@@ -77,6 +77,13 @@ class Manifest(Writer):
             self.sealer.run = (self.run_id, operator, host, __version__)
         return self.run_id
 
+    def shorten_waits(self) -> None:
+        """What is put off for longer than anything is ever put off is due: the clock was set back meanwhile."""
+        farthest = now_ms() + round(self.policy.max_wait_s * 2000)
+        with telling_disk(self.path), self.transaction():
+            for table in ("study", "window"):
+                self.execute(f"UPDATE {table} SET not_before = 1 WHERE not_before > ?", farthest)
+
     def end_run(self, exit_code: int) -> None:
         """Record how the command ended."""
         with self.transaction():
@@ -168,6 +175,7 @@ class Manifest(Writer):
             case StagedLost(item, detail):
                 self._move(item, InstanceState.STAGED, InstanceState.EXPECTED, _gone(item))
                 self.log("staged file lost", detail, item.ref)
+                arrivals.lost(self, item.ref, detail)
             case DestinationLost():
                 self._destination_lost(outcome)
             case Failed():

@@ -7,12 +7,13 @@ import json
 import random
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from migrate.errors import SourceIncomplete, wait_factor
 from migrate.manifest import unreadable
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
+from migrate.manifest.numbers import numbers_of
 from migrate.manifest.seals import text
 from migrate.manifest.windows import AXIS_BITS
 from migrate.manifest.writer import Writer
@@ -159,7 +160,7 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
     if row.shared:
         manifest.log("attributes differ", "it stands under more than one patient", study=row.study.study)
     changed = row.shared or (claim is not None and claim != claimed)
-    unclaimed = row.claimed_instances is None and sweep is not None and sweep == manifest.first_sweep and seen != sweep
+    unclaimed = row.claimed_instances is None and sweep is not None and sweep == manifest.own_sweep and seen != sweep
     if (
         (changed or unclaimed)
         and state
@@ -216,45 +217,10 @@ def planned(manifest: Writer, plan: StudyPlanned) -> None:
         "retrieve_ended = max(retrieve_ended, ?) WHERE id = ?",
         listed, sum(claims) if claims else None, "EmptyAtSource" if empty and found_sweep is not None else None, int(believed_empty or here), study_id,
     )  # fmt: skip
-    numbers = _numbers(manifest, study_id)
+    numbers = numbers_of(manifest, study_id)
     if not believed_empty and numbers.list_in_doubt():  # what the study as a whole brings tells more
         manifest.execute("UPDATE study SET retrieve_ended = 0 WHERE id = ?", study_id)
     manifest.set_state(study_id, StudyState.PLANNED)
-
-
-class _Numbers(NamedTuple):
-    """What is said and known of a study: instances claimed at most, whether its row claims none at all, instances known, those that
-    no answer lists, series without any, rows that name none."""
-
-    claimed: int
-    uncounted: int
-    known: int
-    unlisted: int
-    hollow: int
-    unreadable: int
-
-    def list_in_doubt(self) -> bool:
-        """Whether the IMAGE answers may be cut short: more is claimed than known, they show nothing where there should be something, or
-        they are known to be short and nothing else tells how many there are."""
-        short = self.claimed > self.known + self.unreadable or self.hollow > self.unreadable
-        return short or self.known == self.unlisted or bool(self.uncounted and self.unlisted)
-
-    def shown_whole_by(self, ended: RetrieveEnded) -> bool:
-        """Whether nothing unlisted can be missing: a list that agrees with what is claimed needs no more; the weaker it is, the more
-        does it take of a C-MOVE of the whole study."""
-        if self.list_in_doubt() or self.uncounted:
-            return ended.whole
-        return ended.clean or not self.unlisted
-
-
-def _numbers(manifest: Writer, study_id: int) -> _Numbers:
-    return _Numbers(*manifest.one(
-        "SELECT max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)), claimed_instances IS NULL, "
-        "(SELECT coalesce(sum(expected + staged + stored + verified), 0) FROM series WHERE study_id = study.id), "
-        "(SELECT count(*) FROM series JOIN instance ON series_id = series.id WHERE study_id = study.id AND listed = 0), "
-        "(SELECT count(*) FROM series WHERE study_id = study.id AND expected + staged + stored + verified = 0), "
-        f"(SELECT coalesce(json_array_length({unreadable.LAST.replace(':uid', 'study.uid')}), 0)) FROM study WHERE id = ?", study_id,
-    ))  # fmt: skip
 
 
 def _list(manifest: Writer, plan: StudyPlanned) -> None:
@@ -300,6 +266,9 @@ def confirmed(manifest: Writer, plan: StudyPlanned) -> None:
         "UPDATE study SET confirmed = ?, listed_instances = max(coalesce(listed_instances, 0), ?), stage = NULL, attempts = 0, "
         "not_before = 0 WHERE id = ?", int(after == before), listed, study_id,
     )  # fmt: skip
+    if numbers_of(manifest, study_id).is_short():  # what came since the attempt ended tells that the list is no whole one
+        manifest.execute("UPDATE study SET retrieve_ended = 0 WHERE id = ?", study_id)
+        manifest.set_state(study_id, StudyState.FOUND)
     manifest.touched.add(study_id)
 
 
@@ -315,9 +284,8 @@ def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
     manifest.arrived.pop(uid, None)
     manifest.touched.add(study_id)
     state, ended_before = manifest.one("SELECT state, retrieve_ended FROM study WHERE id = ?", study_id)
-    numbers = _numbers(manifest, study_id)
-    short = numbers.claimed > numbers.known and numbers.unlisted > 0
-    believed = not short and (bool(ended_before) or numbers.shown_whole_by(ended))
+    numbers = numbers_of(manifest, study_id)
+    believed = not numbers.is_short() and (bool(ended_before) or numbers.shown_whole_by(ended))
     manifest.execute(
         "UPDATE study SET retrieve_ended = ?, error = CASE WHEN error = 'EmptyAtSource' AND ? THEN NULL ELSE error END WHERE id = ?",
         int(believed), numbers.known > 0, study_id,

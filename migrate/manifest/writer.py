@@ -38,7 +38,7 @@ class Writer:
         self.connection = open_writer(path, create=create)
         self.sealer = Sealer(self.connection)
         self.run_id = 0
-        self.first_sweep: int | None = None
+        self.own_sweep: int | None = None  # the first one that this run has begun itself: its rows are of now
         self.asks_again = False  # whether a study closes only after a last look at IMAGE level
         self.studies_found = 0  # new ones that are not left out, since the file was opened
         self.repeats = False  # whether the last rows of a sweep showed nothing that it had not shown already

@@ -165,11 +165,13 @@ class RetryPolicy:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What is still missing of a study: SOP Instance UIDs by series; `whole` asks for the study, `begun` names series
-    of which something is here already, so that the rest is asked for by instance."""
+    of which something is here already, so that the rest is asked for by instance. `claimed`: how many instances the study is said to
+    have, 0 where nobody says it."""
 
     whole: bool = True
     series: dict[str, tuple[str, ...]] = field(default_factory=dict)
     begun: frozenset[str] = frozenset()
+    claimed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

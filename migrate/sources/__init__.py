@@ -41,6 +41,9 @@ class Source(Protocol):
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         """One attempt at what is wanted; what arrives is delivered by its UIDs, whoever asked for it."""
 
+    def quiet_in_s(self) -> float:
+        """How long nothing more may come before `settle_s` have passed without a byte; 0 where they have, or nothing ever came."""
+
     def cut(self) -> None:
         """End what is under way at once; what was being sent is asked for again by the next run."""
 

@@ -19,11 +19,13 @@ class Arrivals:
         self.counts: dict[str, int] = {}  # repeats included
         self.last_at: dict[str, float] = {}
         self.total = 0
+        self.any_at = 0.0  # when the last one came
         self.recent: dict[str, InstanceRef] = {}  # one image each of the studies that came last
 
     def add(self, received: Received) -> None:
         with self.lock:
             self.total += 1
+            self.any_at = time.monotonic()
             ref = received.ref
             if ref is not None and ref.study not in self.recent:
                 self.recent[ref.study] = ref

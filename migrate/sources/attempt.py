@@ -204,7 +204,9 @@ class Attempt:
                 return
             if result.completed is not None and (0 < result.completed <= came or (result.failed and not result.completed)):
                 return
-        while self.missing() and not self._source.stopped.wait(_WAITS):
+        whole = result is not None and any(result is each for each in self._wholes)
+        claimed = self._wanted.claimed if whole else 0  # the list may be cut short
+        while (self.missing() or len(self.arrived()) < claimed) and not self._source.stopped.wait(_WAITS):
             if time.monotonic() - self._last_sign() >= self._source.settings.settle_s or self._no_time():
                 return
 

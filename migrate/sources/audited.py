@@ -78,6 +78,9 @@ class Audited:
         self._trail.transferred(study.study, self._arrived.take(study.study), MINOR_FAILURE if ended.error else 0, ended.error or "")
         return ended
 
+    def quiet_in_s(self) -> float:
+        return self._inner.quiet_in_s()
+
     def cut(self) -> None:
         self._inner.cut()
 

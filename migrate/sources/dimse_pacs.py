@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -73,6 +74,11 @@ class DimsePacs:
 
     def open(self) -> None:
         self.receiver.start()
+
+    def quiet_in_s(self) -> float:
+        """See `Source.quiet_in_s`."""
+        last = max(self.arrivals.any_at, self.receiver.last_byte_at())
+        return max(last + self.settings.settle_s - time.monotonic(), 0.0) if self.arrivals.total else 0.0
 
     def close(self) -> None:
         self.receiver.close()

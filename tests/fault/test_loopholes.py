@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.ports import free_port
-from tests.runs import changing, data_sets, here, practice, truth
+from tests.runs import called, changing, command, configure, data_sets, here, practice, truth
 
 SIGNED = ("--reason", "nobody can mend it", "--by", "j.doe")
 
@@ -85,3 +89,66 @@ def test_a_signature_does_not_cover_what_is_claimed_later(tmp_path: Path) -> Non
         pacs.holdings.showed_images(pacs.holdings.study(3))
         assert here(tmp_path, "run")[0] == 3
         assert list(parked(tmp_path)) == [study]
+
+
+def test_images_that_nobody_lists_or_counts_and_that_come_last(tmp_path: Path) -> None:
+    """A run does not end while the PACS is still sending what its early answer has not told of."""
+    archive, receiver = Archive(1, shapes={0: (("CT", 40),)}), free_port()
+    faults = ("no-counts", "image-cap=1", "null-counters", "early-success", "slow-answers=0.2")
+    with PracticePacs(archive, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)}, faults=faults) as pacs:
+        configure(tmp_path, pacs.port, receiver, source="settle_s = 4")
+        assert here(tmp_path, "run")[0] == 0
+    assert data_sets(tmp_path) == truth(archive)
+
+
+@pytest.mark.parametrize("counts", ["no-counts", "null-counters"])
+def test_a_study_that_grows_between_two_runs_though_nobody_lists_it(tmp_path: Path, counts: str) -> None:
+    """A list that was found to be short, or a claim, has the study asked for again as a whole."""
+    archive, port = Archive(4), free_port()
+    faults = (counts, "image-cap=1")
+    with changing(tmp_path, archive, *faults, port=port):
+        assert here(tmp_path, "run")[0] == 0
+    with changing(tmp_path, archive, *faults, "growing@2", port=port) as pacs:
+        pacs.holdings.showed_images(pacs.holdings.study(2))
+        assert here(tmp_path, "run")[0] == 0
+        assert len(pacs.holdings.added) == 1
+        assert data_sets(tmp_path) == truth(pacs.holdings)
+
+
+def test_a_sweep_that_was_cut_off_is_no_answer_of_today(tmp_path: Path) -> None:
+    """Without numbers only the lists of images tell that a study grew: also where its row came before the last run was killed."""
+    archive, port = Archive(4), free_port()
+    with changing(tmp_path, archive, "no-counts", port=port):
+        assert here(tmp_path, "run")[0] == 0
+        killed = command(tmp_path, "run", failpoint="enumerate-answered:kill:60")
+        assert killed.returncode < 0
+    with changing(tmp_path, archive, "no-counts", "growing@2", port=port) as pacs:
+        pacs.holdings.showed_images(pacs.holdings.study(2))
+        assert here(tmp_path, "run")[0] == 0
+        assert data_sets(tmp_path) == truth(pacs.holdings)
+
+
+def test_a_clock_that_was_years_ahead(tmp_path: Path) -> None:
+    """What waits for a time that no wait can lead to is due: else the run would wait for years."""
+    with practice(tmp_path, "skip-first", studies=3) as archive:
+        ahead = time.time_ns() // 1_000_000 + 10 * 365 * 86_400_000
+        assert here(tmp_path, "enumerate")[0] == 0
+        with contextlib.closing(sqlite3.connect(tmp_path / "manifests" / "test.db")) as manifest, manifest:
+            manifest.execute("UPDATE study SET not_before = ?", (ahead,))
+        assert command(tmp_path, "run").returncode == 0
+    assert data_sets(tmp_path) == truth(archive)
+
+
+@pytest.mark.parametrize(("there", "verb", "code"), [(False, "run", 21), (False, "verify", 21), (True, "run", 21), (True, "verify", 3)])
+def test_a_destination_that_is_another_one(tmp_path: Path, there: bool, verb: str, code: int) -> None:
+    """Where nothing of what was proven is to be seen, as when a disk is not mounted, no run is complete, and nothing is made or put there."""
+    with practice(tmp_path, studies=2) as archive:
+        assert here(tmp_path, "run")[0] == 0
+        (tmp_path / "bucket").rename(tmp_path / "elsewhere")
+        if there:
+            (tmp_path / "bucket").mkdir()
+        ended, _, said = called(tmp_path, verb)
+        assert (ended, "mounted" in said) == (code, code == 21)
+        assert list((tmp_path / "bucket").rglob("*.dcm")) == [] and (tmp_path / "bucket").exists() is there
+        assert called(tmp_path, "run")[0] == (0 if code == 3 else 21)  # what `verify` has put on record as missing comes again
+    assert data_sets(tmp_path) == (truth(archive) if code == 3 else {})

@@ -116,7 +116,7 @@ class Law(RuleBasedStateMachine):
     def opened(self) -> Manifest:
         manifest = Manifest(self.folder / "m.db", identity=IDENTITY, policy=RetryPolicy(attempts=2, first_wait_s=0, max_wait_s=0))
         manifest.begin_run("run", "op", "")
-        manifest.first_sweep = 2
+        manifest.own_sweep = 2
         manifest.connection.execute("PRAGMA synchronous=OFF")  # thousands of commits; durability is shown elsewhere
         return manifest
 

@@ -29,6 +29,7 @@ from migrate.model import (
     RetryPolicy,
     SeriesPlan,
     StagedLost,
+    StudyConfirmed,
     StudyFound,
     StudyPlanned,
     StudyRef,
@@ -64,11 +65,10 @@ def came(content: int, ref: InstanceRef = REF, *, pixels: int = 7) -> InstanceSt
     )
 
 
-def quarantined(ref: InstanceRef = REF) -> InstanceStaged:
+def quarantined(ref: InstanceRef = REF, *, content: int = 99, why: str = "cut short") -> InstanceStaged:
     claimed = (ref.study, ref.series, ref.sop)
-    return InstanceStaged(
-        Received(Path(f"/q/{next(_files)}"), None, fixity(99).rolled, "", "", quarantine="cut short", claimed=claimed), fixity(99)
-    )
+    file = Path(f"/q/{next(_files)}-{fixity(content).dataset_sha256.hex()[:24]}.dcm")
+    return InstanceStaged(Received(file, None, fixity(content).rolled, "", "", quarantine=why, claimed=claimed), fixity(content))
 
 
 def proven(content: int, ref: InstanceRef = REF, *, copy: bool = False) -> list[InstanceStored | InstanceVerified]:
@@ -394,3 +394,30 @@ def test_a_study_that_is_left_out_is_not_counted_as_work(manifest: Manifest) -> 
     other = StudyRef("1.2.9")
     manifest.commit([StudyFound(STUDY, "20200101", ("CT",), 2), StudyFound(other, "20200101", ("MG",), 2, excluded="no mammograms")])
     assert manifest.studies_found == 1
+@pytest.mark.parametrize(("content", "state"), [(1, "migrated"), (9, "parked")])
+def test_a_file_under_another_images_uid_is_no_twin_of_that_image(manifest: Manifest, content: int, state: str) -> None:
+    """The command named another image than the data set: unless it is the same data set, something else may be in quarantine only."""
+    odd = quarantined(content=content, why="the SOP Instance UID is not the command's")
+    manifest.commit([*planned(REF.sop, claimed=1), came(1), odd, RetrieveEnded(STUDY, 0), *proven(1)])
+    assert stands(manifest)[0] == state
+
+
+def test_a_study_that_turns_out_to_be_larger_is_asked_for_again(manifest: Manifest) -> None:
+    """Images that no answer lists and that come after the attempt ended tell that its list is short: what is claimed and still lacking is asked for."""
+    manifest.asks_again = True
+    manifest.commit([*planned(REF.sop, claimed=3), came(1), RetrieveEnded(STUDY, 0), *proven(1)])
+    assert stands(manifest)[0] == "retrieved"
+    other = InstanceRef("1.2", "1.2.1", "1.2.1.2")
+    manifest.commit([came(2, other), *proven(2, other)])
+    manifest.commit([StudyConfirmed(StudyPlanned(STUDY, (SeriesPlan("1.2.1", "CT", (REF.sop,)),)))])
+    assert stands(manifest)[0] == "found"
+
+
+def test_a_disk_that_spoils_every_file_is_not_fed_without_end(manifest: Manifest) -> None:
+    """The same image lost in staging as often as there are attempts: the study is parked, though each time the PACS has sent all of it."""
+    manifest.commit(planned(REF.sop, claimed=1))
+    for state in ("planned", "parked"):
+        manifest.commit([came(1), RetrieveEnded(STUDY, 0)])
+        manifest.commit([StagedLost(Item(REF, fixity(1)), "other bytes")])
+        assert stands(manifest)[0] == state
+    assert stands(manifest)[1] == "StagedFileLost"

@@ -20,7 +20,6 @@ LEVELS = {
 MOST_LINES = 350
 LONGER: dict[str, str] = {
     "manifest/schema.sql": "one statement after the other, most of it what a column means: the file's form is the list",
-    "jobs/migration.py": "the order of the whole job, from its first window to its last anchor",
 }
 """Files that may be longer, with the reason."""
 
