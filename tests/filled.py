@@ -104,12 +104,12 @@ def verdict(page: Path) -> str:
     return html.unescape(text.partition('id="verdict">')[2].partition("</p>")[0])
 
 
-def in_browser(page: Path, profile: Path) -> str:
+def in_browser(page: Path, profile: Path, *more: str) -> str:
     """The DOM as Chromium has it once the page is loaded."""
     program = shutil.which("chromium")
     assert program, "Chromium comes with the test peers"
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", f"--user-data-dir={profile}"]
-    done = subprocess.run([program, *arguments, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([program, *arguments, *more, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=60, check=True)
     return done.stdout
 
 

@@ -37,7 +37,7 @@ def called(words: list[str] | None = None) -> int:
     """Run the command (of `words`, else of the command line) and return its exit code; an error of ours or of a peer is one
     sentence and a hint, never a traceback."""
     try:
-        result = cli.main(words, standalone_mode=False)
+        result = cli.main(words, prog_name="pacs-migrate", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except PacsMigrateError as error:
         say_error(error)

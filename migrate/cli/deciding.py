@@ -9,6 +9,7 @@ import click
 
 from migrate.cli.frame import load, verb
 from migrate.config import Config
+from migrate.counted import counted
 from migrate.errors import UsageError
 from migrate.jobs.migration import Migration
 from migrate.jobs.reconcile import chosen_studies
@@ -21,11 +22,14 @@ from migrate.manifest import decisions
 @click.option("--error", metavar="CLASS", help="Only what is parked with this error class.")
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
 def retry(config_path: Path, error: str | None, studies: tuple[str, ...]) -> int:
-    """Put parked work back; the next `run` tries it again."""
+    """Put parked studies back for the next `run`.
+
+    All of them, or those that are named, or those with one error.
+    """
     with Migration(load(config_path), "retry", create=False) as migration:
         count = decisions.retry(migration.manifest, error, studies)
         migration.exit_code = 0
-    click.echo(f"{count} studies put back.")
+    click.echo(f"{counted(count, 'study')} put back." if count else f"Nothing is parked{f' with the error {error}' if error else ''}.")
     return 0
 
 
@@ -40,7 +44,10 @@ def retry(config_path: Path, error: str | None, studies: tuple[str, ...]) -> int
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
 def accept(config_path: Path, reason: str, code: str, by: str, role: str, window: tuple[str, ...], instance: tuple[str, ...],
            list_path: Path | None, studies: tuple[str, ...]) -> int:  # fmt: skip
-    """Sign an exception: parked studies, windows (--window w12) or quarantined files (q3) that stay as they are."""
+    """Sign exceptions for what cannot be migrated.
+
+    Parked studies, windows (--window w12) or quarantined files (q3) that stay as they are.
+    """
     if list_path is not None:
         if studies or window or instance:
             raise UsageError("--file stands alone.", hint="Put the studies into the list, or leave --file out.")
@@ -60,7 +67,7 @@ def accept(config_path: Path, reason: str, code: str, by: str, role: str, window
         for name in quarantined:
             decisions.accept_quarantined(migration.manifest, name, reason, by, role=role, code=code)
         migration.exit_code = 0
-    click.echo(f"{len(set(wanted)) + len(window) + len(quarantined)} exceptions accepted by {by}.")
+    click.echo(f"{counted(len(set(wanted)) + len(window) + len(quarantined), 'exception')} accepted by {by}.")
     return 0
 
 
@@ -75,7 +82,7 @@ def _accept_list(config: Config, path: Path, reason: str, by: str, role: str, co
         refuse(path, wrong)
         decisions.accept_each(migration.manifest, wanted)
         migration.exit_code = 0
-    click.echo(f"{len(wanted)} exceptions accepted.")
+    click.echo(f"{counted(len(wanted), 'exception')} accepted.")
     return 0
 
 
@@ -85,12 +92,15 @@ def _accept_list(config: Config, path: Path, reason: str, by: str, role: str, co
 @click.option("--role", default="", help="As what.")
 @click.argument("names", nargs=-1, required=True, metavar="STUDY...")
 def revoke(config_path: Path, reason: str, by: str, role: str, names: tuple[str, ...]) -> int:
-    """Take signed exceptions back, of studies, windows (w12) or quarantined files (q3); the next `run` tries those studies again."""
+    """Take signed exceptions back.
+
+    Of studies, windows (w12) or quarantined files (q3); the next `run` tries those studies again.
+    """
     decisions.Signature(reason, by, role)
     with Migration(load(config_path), "revoke", create=False) as migration:
         count = decisions.revoke(migration.manifest, names, reason, by, role=role)
         migration.exit_code = 0
-    click.echo(f"{count} {'exception' if count == 1 else 'exceptions'} taken back by {by}.")
+    click.echo(f"{counted(count, 'exception')} taken back by {by}.")
     return 0
 
 
@@ -101,7 +111,10 @@ def revoke(config_path: Path, reason: str, by: str, role: str, names: tuple[str,
 @click.option("--undo", is_flag=True, help="Take excluded studies in again; the next `run` migrates them.")
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
 def exclude(config_path: Path, reason: str, by: str, list_path: Path | None, undo: bool, studies: tuple[str, ...]) -> int:
-    """Leave studies out that are not migrated yet: they stay on record as excluded, by whom and why."""
+    """Leave studies out, on record by whom and why.
+
+    Only what is not migrated yet can be left out.
+    """
     if not reason.strip() or not by.strip():
         raise UsageError("An exclusion needs a reason and a name.", hint="Give --reason and --by.")
     if not studies and list_path is None:
@@ -112,5 +125,5 @@ def exclude(config_path: Path, reason: str, by: str, list_path: Path | None, und
         decide = decisions.include if undo else decisions.exclude
         count = decide(migration.manifest, list(dict.fromkeys(chosen)), reason, by)
         migration.exit_code = 0
-    click.echo(f"{count} {'study' if count == 1 else 'studies'} {'taken in again' if undo else 'excluded'} by {by}.")
+    click.echo(f"{counted(count, 'study')} {'taken in again' if undo else 'excluded'} by {by}.")
     return 0

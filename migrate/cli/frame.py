@@ -11,7 +11,7 @@ import click
 
 from migrate import config as configuration
 from migrate.config import Config
-from migrate.errors import PacsMigrateError
+from migrate.errors import Interrupted, PacsMigrateError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +64,6 @@ def load(path: Path) -> Config:
 
 def say_error(error: PacsMigrateError) -> None:
     """One sentence and a hint on stderr."""
-    click.echo(f"Error: {error}", err=True)
+    click.echo(str(error) if isinstance(error, Interrupted) else f"Error: {error}", err=True)
     if error.hint:
         click.echo(f"Hint:  {error.hint}", err=True)

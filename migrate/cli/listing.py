@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 from migrate.cli.frame import load, verb
 from migrate.cli.progress import Progress
 from migrate.config import Config
+from migrate.counted import counted
 from migrate.jobs.migration import Migration
 from migrate.jobs.reconcile import FAILED, INVALID, NOT_FOUND, ONLY_MANIFEST, Comparison, Line, Result, add_listed, compare
 from migrate.lists.studies import read_list
@@ -31,8 +33,8 @@ def add_list(config: Config, path: Path, out: Path | None, as_json: bool) -> int
         click.echo(json.dumps(document, indent=1))
         return migration.exit_code
     click.echo(
-        "{values} values of {key} on {lines} lines: {found} found, with {studies} studies; {added} of these were added, "
-        "{excluded} are excluded.".format_map(document)
+        f"{_values(document)}: {document['found']:,} found, with {counted(document['studies'], 'study')}; "
+        f"{document['added']:,} added, {document['excluded']:,} excluded."
     )
     _say_troubles(addition)
     return migration.exit_code
@@ -42,9 +44,9 @@ def add_list(config: Config, path: Path, out: Path | None, as_json: bool) -> int
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Write every study of the comparison there.")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def reconcile(config_path: Path, as_json: bool, csv_path: Path | None, file: Path) -> int:
-    """Compare a list of Study Instance UIDs, accession numbers or patient IDs with the manifest, in both directions.
+    """Compare a list of studies with the manifest.
 
-    Only reads. Exit 0 if both name the same studies, and each is migrated, accepted or excluded; else 3.
+    In both directions, by Study Instance UIDs, accession numbers or patient IDs. Only reads. Exit 0 if both name the same studies, and each is migrated, accepted or excluded; else 3.
     """
     config = load(config_path)
     comparison = compare(config, read_list(file))
@@ -60,13 +62,17 @@ def reconcile(config_path: Path, as_json: bool, csv_path: Path | None, file: Pat
 def _say(comparison: Comparison) -> None:
     document = comparison.document()
     states = ", ".join(f"{count} {state}" for state, count in document["states"].items() if count)
-    click.echo("{values} values of {key} on {lines} lines.".format_map(document))
-    click.echo(f"{document['both']} studies on the list and in the manifest{': ' + states if states else ''}.")
+    click.echo(f"{_values(document)}.")
+    click.echo(f"{counted(document['both'], 'study')} on the list and in the manifest{': ' + states if states else ''}.")
     _say_lines("on the list, and not migrated", comparison.open())
     _say_lines("on the list, not in the manifest", comparison.of("not in the manifest"))
     _say_lines("in the manifest, not on the list", comparison.of(ONLY_MANIFEST))
     _say_troubles(comparison)
     click.echo("EQUAL: every study of the list is in the manifest and settled, and no other." if comparison.agrees else "DIFFERENT.")
+
+
+def _values(document: dict[str, Any]) -> str:
+    return f"{counted(document['values'], 'value')} of {document['key']} on {counted(document['lines'], 'line')}"
 
 
 def _say_troubles(result: Result) -> None:

@@ -13,13 +13,16 @@ from migrate.cli.frame import load, verb
 from migrate.errors import UsageError
 from migrate.jobs.preflight import check as preflight
 from migrate.manifest.file import open_reader
-from migrate.reports import coverage, coverage_text, one_moment, status_text, write_dossier, write_report
+from migrate.reports import coverage, coverage_text, one_moment, status_text, what_is_open, write_dossier, write_report
 from migrate.reports import status as status_of
 
 
 @verb("check", json=True)
 def check(config_path: Path, as_json: bool) -> int:
-    """Preflight: PACS, receiver, destination and this machine, each finding with what to do."""
+    """Preflight: PACS, receiver, destination, this machine.
+
+    Each finding is ok, warn or fail, with what to do. Ends with 0 if none fails, else with 20, 21, 22 or 2 by the first part that does.
+    """
     findings, code = preflight(load(config_path))
     if as_json:
         shown = [
@@ -28,17 +31,20 @@ def check(config_path: Path, as_json: bool) -> int:
         click.echo(json.dumps({"findings": shown}, indent=1))
     else:
         rows = [(finding.level.upper(), finding.name, finding.detail, finding.hint) for finding in findings]
-        click.echo(tabulate(rows, headers=("", "what", "finding", "what to do"), maxcolwidths=[None, 16, 50, 50]))
+        click.echo(tabulate(rows, headers=("", "what", "finding", "what to do"), maxcolwidths=[None, 18, 50, 50]))
     return code
 
 
 @verb("status", json=True)
 def status(config_path: Path, as_json: bool) -> int:
-    """Counts by state, throughput, time left, coverage by month, and what is parked and why. Never locks."""
+    """Show counts, pace, time left, what is parked and why.
+
+    May be asked at any time, also while a run is going on. Ends with 0 whenever the manifest can be read.
+    """
     reader = open_reader(load(config_path).manifest)
     with one_moment(reader):
         document = status_of(reader)
-        text = "" if as_json else status_text(document, coverage_text(coverage(reader)))
+        text = "" if as_json else status_text(document, coverage_text(coverage(reader)), what_is_open(reader, document["studies"]))
     click.echo(json.dumps(document, indent=1) if as_json else text)
     return 0
 
@@ -50,9 +56,9 @@ def status(config_path: Path, as_json: bool) -> int:
 @click.option("--dossier", type=click.Path(path_type=Path), help="Write the whole dossier into this new folder instead.")
 @click.option("--parquet", is_flag=True, help="With --dossier: instances.parquet, too (pip install 'pacs-migrate[parquet]').")
 def report(config_path: Path, as_json: bool, out: Path | None, dossier: Path | None, parquet: bool) -> int:
-    """Write the completeness report: report.html, report.json, studies.csv, exceptions.csv.
+    """Write the completeness report, or the dossier.
 
-    With --dossier also every instance and event, checksum lists for other tools, and a program that checks all of it.
+    The report is report.html, report.json, studies.csv and exceptions.csv. With --dossier also every instance and event, checksum lists for other tools, and a program that checks all of it.
     """
     config = load(config_path)
     if out and dossier:

@@ -12,11 +12,12 @@ from migrate.cli.frame import load, verb
 from migrate.cli.listing import add_list
 from migrate.cli.progress import Progress
 from migrate.config import Config
+from migrate.counted import counted
 from migrate.errors import PacsMigrateError, UsageError
 from migrate.jobs.migration import Migration, Watch
 from migrate.manifest.file import open_reader
 from migrate.reports import status as status_of
-from migrate.reports import status_text
+from migrate.reports import status_text, what_is_open
 
 
 def run_migration(config: Config) -> int:
@@ -32,7 +33,10 @@ def run_migration(config: Config) -> int:
 @click.option("--watch", "watching", is_flag=True, help="Afterwards sweep again and again, following new and changed studies, until a signal.")
 @click.option("--every", "every_min", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="With --watch: how long to wait between two rounds; default: 60.")  # fmt: skip
 def run(config_path: Path, as_json: bool, watching: bool, every_min: float | None) -> int:
-    """Enumerate, plan, retrieve, upload and verify until nothing is left. Start and resume are the same."""
+    """Do the whole job; starting and resuming are the same.
+
+    Enumerate, plan, retrieve, upload and verify until nothing is left. Ctrl-C stops it without loss.
+    """
     config = load(config_path)
     if every_min is not None and not watching:
         raise UsageError("--every belongs to --watch.", hint="Give --watch too, or leave --every out.")
@@ -41,8 +45,9 @@ def run(config_path: Path, as_json: bool, watching: bool, every_min: float | Non
     code = run_migration(config)
     reader = open_reader(config.manifest)
     document = status_of(reader)
+    text = json.dumps(document, indent=1) if as_json else status_text(document, why=what_is_open(reader, document["studies"]))
     reader.close()
-    click.echo(json.dumps(document, indent=1) if as_json else status_text(document))
+    click.echo(text)
     return code
 
 
@@ -67,7 +72,10 @@ def watch_pacs(config: Config, every_s: float) -> NoReturn:
               help="Instead of sweeping, ask for the studies that this file names by Study Instance UID, AccessionNumber or PatientID.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="With --list: write what became of every line, as CSV.")
 def enumerate_(config_path: Path, as_json: bool, list_path: Path | None, out: Path | None) -> int:
-    """Sweep the PACS by C-FIND into the manifest, or add the studies of a list."""
+    """Ask the PACS what it holds, or for what a list names.
+
+    Sweeps it by C-FIND into the manifest; moves nothing.
+    """
     config = load(config_path)
     if list_path is not None:
         return add_list(config, list_path, out, as_json)
@@ -84,5 +92,5 @@ def enumerate_(config_path: Path, as_json: bool, list_path: Path | None, out: Pa
         if as_json:
             click.echo(json.dumps({"studies": found, "windows": len(rows), "open_windows": [f"w{row['id']}" for row in bad]}, indent=1))
         else:
-            click.echo(f"{sum(found.values())} studies known; {len(rows)} windows asked, {len(bad)} without a whole answer.")
+            click.echo(f"{counted(sum(found.values()), 'study')} known; {counted(len(rows), 'window')} asked, {len(bad):,} without a whole answer.")
         return migration.exit_code

@@ -46,7 +46,10 @@ def ask_habits(config: Config) -> list[HabitLearned]:
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for probe.md; default: report/ beside the configuration."
 )
 def probe(config_path: Path, as_json: bool, out: Path | None) -> int:
-    """Ask the PACS for its habits, in less than two minutes: a page, and what to ask its vendor."""
+    """Ask the PACS for its habits, in less than two minutes.
+
+    They go on record, and into probe.md with questions to the vendor.
+    """
     config = load(config_path)
     folder = out or config.path.parent / "report"
     try:

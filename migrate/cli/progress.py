@@ -64,7 +64,7 @@ class Progress:
         for bar in self._bars.values():
             bar.close()
         if not self._bars:
-            self._say()
+            self._say(ended=True)
 
     def __call__(self, outcomes: list[Outcome]) -> None:
         """Take in a committed batch."""
@@ -133,10 +133,13 @@ class Progress:
         if not self._bars and now - self._said >= _LINE_S:
             self._say()
 
-    def _say(self) -> None:
+    def _say(self, *, ended: bool = False) -> None:
+        """A line of the stages that have, or had, anything to do; at the end only if there was one."""
         self._said = self._clock()
-        left = [eta for name, _ in _STAGES if (eta := self.eta_s(name)) is not None]
-        click.echo(", ".join(self._words(name) for name in self.done) + (f"; ETA {duration(max(left))}" if left else ""), err=True)
+        words = [self._words(name) for name in self.done if self.done[name] or self.total(name)]
+        left = [] if ended else [eta for name, _ in _STAGES if (eta := self.eta_s(name)) is not None]
+        if words or not ended:
+            click.echo((", ".join(words) or "no answer yet") + (f"; ETA {duration(max(left))}" if left else ""), err=True)
 
     def _words(self, name: str) -> str:
         total, rate = self.total(name), self.rate(name)

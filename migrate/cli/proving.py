@@ -9,6 +9,7 @@ import click
 
 from migrate.cli.frame import load, verb
 from migrate.config import Config
+from migrate.counted import counted
 from migrate.destinations import open_destination
 from migrate.errors import UsageError
 from migrate.jobs import anchors
@@ -17,7 +18,7 @@ from migrate.jobs.migration import Migration
 from migrate.manifest.anchored import RESTORED, compare, restored_detail
 from migrate.manifest.audit import Audited, Trouble
 from migrate.manifest.audit import audit as audited
-from migrate.manifest.file import open_reader
+from migrate.manifest.file import compare_identity, open_reader
 from migrate.manifest.roots import inclusion_proofs
 
 
@@ -25,9 +26,9 @@ from migrate.manifest.roots import inclusion_proofs
 @click.option("--offline", is_flag=True, help="Leave the anchors at the destination out: then a manifest whose end was cut off looks whole.")
 @click.option("--signers", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="Who may sign anchors: lines as in ssh-keygen(1), ALLOWED SIGNERS.")
 def audit(config_path: Path, as_json: bool, offline: bool, signers: Path | None) -> int:
-    """Compute every seal of the manifest again, compare it with its rows and with the anchors at the destination and their signatures.
+    """Find out whether anybody has changed the manifest.
 
-    Ends with 3 if something does not hold, and names each place.
+    Computes every seal again and compares it with the rows, and with the anchors at the destination and their signatures. Ends with 3 if something does not hold, and names each place.
     """
     if offline and signers is not None:
         raise UsageError("--signers is for anchors, which --offline leaves out.", hint="Give one of them.")
@@ -45,9 +46,11 @@ def audit(config_path: Path, as_json: bool, offline: bool, signers: Path | None)
             click.echo(f"WRONG: {each}")
         for note in notes:
             click.echo(note)
-        click.echo(f"{found.seals} seals over {found.events} events and {found.instances} instances of {found.studies} studies; "
-                   f"{found.root.instances} are proven. {compared} anchors were compared. Head {found.head.hex()}, Merkle root {found.root.sha256.hex()}.")  # fmt: skip
-        click.echo(f"{len(found.troubles)} places are not as they were sealed." if found.troubles else "Everything holds.")
+        click.echo(f"{counted(found.seals, 'seal')} over {counted(found.events, 'event')}, {counted(found.studies, 'study')} and "
+                   f"{counted(found.instances, 'instance')}, {found.root.instances:,} of them proven; {counted(compared, 'anchor')} compared.")  # fmt: skip
+        click.echo(f"Last seal:   {found.head.hex()}\nMerkle root: {found.root.sha256.hex()}")
+        troubles = counted(len(found.troubles), "place is", "places are")
+        click.echo(f"{troubles} not as sealed." if found.troubles else "Everything holds.")
     return 3 if found.troubles else 0
 
 
@@ -59,6 +62,7 @@ def _audited(config: Config, *, offline: bool, signers: Path | None) -> tuple[Au
         if not offline:  # before the manifest is read: a run may go on, and its next anchor would tell of more than was read
             destination = open_destination(config.destination)
             try:
+                compare_identity(reader, "destination", destination.identity)
                 kept = anchors.read_all(config, destination)
             finally:
                 destination.close()
@@ -77,9 +81,9 @@ def _audited(config: Config, *, offline: bool, signers: Path | None) -> tuple[Au
 @verb("prove")
 @click.argument("sop_uid", metavar="SOP_UID")
 def prove(config_path: Path, sop_uid: str) -> int:
-    """Print as JSON that one image is under the migration's Merkle root; nothing of other images but hashes is in it.
+    """Prove that one image is under the Merkle root.
 
-    Ends with 3 if nothing is proven under this SOP Instance UID.
+    Prints JSON in which nothing of other images but hashes is. Ends with 3 if nothing is proven under this SOP Instance UID.
     """
     config = load(config_path)
     reader = open_reader(config.manifest)
@@ -98,9 +102,9 @@ def prove(config_path: Path, sop_uid: str) -> int:
 
 @verb("restore-manifest")
 def restore_manifest(config_path: Path) -> int:
-    """Bring the newest copy of the manifest back from the destination, after a disk has died. `run` goes on from there.
+    """Bring the manifest back from the destination.
 
-    The copy is checked against its anchor. Nothing is written where a manifest is. What was lost since is on record and in `audit`.
+    For the day after a disk has died: the newest copy comes back, and `run` goes on from there. The copy is checked against its anchor. Nothing is written where a manifest is. What was lost since is on record and in `audit`.
     """
     config = load(config_path)
     destination = open_destination(config.destination)
@@ -115,5 +119,5 @@ def restore_manifest(config_path: Path) -> int:
         migration.exit_code = 0
     click.echo(f"Restored to seal {head.number}: {config.manifest}")
     if lost:
-        click.echo(f"{len(lost)} anchors tell of work that was lost with the disk; `run` finds at the destination what was stored since.")
+        click.echo(f"{counted(len(lost), 'anchor tells', 'anchors tell')} of work that was lost with the disk; `run` finds at the destination what was stored since.")
     return 0

@@ -21,7 +21,10 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--time-stamp-ca", type=_FILE, help="The authority's certificates (PEM), for the answer.")
 @_FOLDER
 def sign(folder: Path, key: Path | None, time_stamp_request: bool, time_stamp_answer: Path | None, time_stamp_ca: Path | None) -> int:
-    """Sign a dossier with an SSH key (`ssh-keygen -Y sign -n pacs-migrate`): writes dossier.sig over contents.sha256."""
+    """Sign a dossier with an SSH key.
+
+    Writes dossier.sig over contents.sha256, as `ssh-keygen -Y sign -n pacs-migrate` does.
+    """
     if not (key or time_stamp_request or time_stamp_answer):
         raise UsageError("There is nothing to do.", hint="Give --key, or --time-stamp-request or --time-stamp-answer for a signed dossier.")
     if bool(time_stamp_answer) != bool(time_stamp_ca):
@@ -40,7 +43,9 @@ def sign(folder: Path, key: Path | None, time_stamp_request: bool, time_stamp_an
 @click.option("--time-stamp-ca", type=_FILE, help="Check dossier.tsr, too: the authority's certificates (PEM).")
 @_FOLDER
 def verify_signature(folder: Path, signers: Path | None, time_stamp_ca: Path | None) -> int:
-    """Check a dossier's files and signature. Ends with 3 if something does not hold, or if --signers does not tell whose key it is."""
+    """Check a dossier's files and signature.
+
+    Ends with 3 if something does not hold, or if --signers does not tell whose key it is."""
     checked = signing.verify(folder, signers, time_stamp_ca)
     for what in checked.wrong:
         click.echo(f"WRONG: {what}")

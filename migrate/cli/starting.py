@@ -14,6 +14,7 @@ import click
 from migrate.cli.frame import EXIT_CODES, load
 from migrate.cli.moving import run_migration
 from migrate.config import EXAMPLE
+from migrate.counted import counted
 from migrate.errors import PortInUse, UsageError
 from migrate.host import STOP_SIGNALS
 from migrate.manifest.file import open_reader
@@ -21,9 +22,12 @@ from migrate.practice.faults import DEFAULTS, FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from migrate.reports import status as status_of
-from migrate.reports import status_text, write_report
+from migrate.reports import status_text, what_is_open, write_report
 
-_DEMO = """[migration]
+_DEMO = """# The practice PACS of this demo again, for verbs that ask it:
+# pacs-migrate practice-pacs --port {pacs} --studies {studies} --move-to PACSMIGRATE=127.0.0.1:{receiver}
+
+[migration]
 name = "demo"
 manifest = "manifests/demo.db"
 staging = "staging"
@@ -47,9 +51,12 @@ path = "bucket"
 
 @click.command(epilog=EXIT_CODES)
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder.")
-@click.option("--studies", type=click.IntRange(1, 100_000), default=20, show_default=True)
+@click.option("--studies", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many the practice PACS has.")
 def demo(keep: Path | None, studies: int) -> int:
-    """The whole job with nothing but this package: a practice PACS, migrated into a folder, ending with the report."""
+    """Migrate a practice PACS into a folder: the whole job.
+
+    Needs nothing but this package: no PACS, no bucket, no configuration. Ends with the path of the report.
+    """
     folder = (keep or Path(tempfile.mkdtemp(prefix="pacs-migrate-demo-"))).resolve()
     path = folder / "migrate.toml"
     if path.exists():
@@ -57,12 +64,15 @@ def demo(keep: Path | None, studies: int) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     receiver_port = _free_port()
     with PracticePacs(Archive(studies), destinations={"PACSMIGRATE": ("127.0.0.1", receiver_port)}) as pacs:
-        path.write_text(_DEMO.format(pacs=pacs.port, receiver=receiver_port), encoding="utf-8")
+        path.write_text(_DEMO.format(pacs=pacs.port, receiver=receiver_port, studies=studies), encoding="utf-8")
         config = load(path)
-        click.echo(f"A practice PACS with {studies} synthetic studies is migrated into {folder / 'bucket'}.", err=True)
+        click.echo(f"A practice PACS with {counted(studies, 'synthetic study')} is migrated into {folder / 'bucket'}.", err=True)
         code = run_migration(config)
     reader = open_reader(config.manifest)
-    click.echo(status_text(status_of(reader)))
+    document = status_of(reader)
+    click.echo(status_text(document, why=what_is_open(reader, document["studies"])))
+    if keep is not None:
+        click.echo(f"Every other verb can be tried with --config {path}; its first lines say how to start this practice PACS again.")
     click.echo(f"Report: {write_report(reader, folder / 'report')}")
     return code
 
@@ -76,7 +86,10 @@ def _free_port() -> int:
 @click.command(epilog=EXIT_CODES)
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=Path("migrate.toml"))
 def init(path: Path) -> int:
-    """Write a commented configuration to PATH (default: migrate.toml)."""
+    """Write a commented configuration to PATH.
+
+    The default is migrate.toml. Never over an existing file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
@@ -99,15 +112,18 @@ _FAULT_HELP = "\n\n\b\nFaults, with the value that is taken where none is given:
 
 
 @click.command("practice-pacs", epilog=_FAULT_HELP + "\n\n" + EXIT_CODES)
-@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=11110, show_default=True, help="0 chooses a free one.")
-@click.option("--ae-title", default="PRACTICE", show_default=True)
-@click.option("--studies", type=click.IntRange(0, 10_000_000), default=20, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 9999), default=1, show_default=True)
+@click.option("--ae-title", default="PRACTICE", show_default=True, help="The AE title of the practice PACS.")
+@click.option("--studies", type=click.IntRange(0, 10_000_000), default=20, show_default=True, help="How many it has.")
+@click.option("--seed", type=click.IntRange(0, 9999), default=1, show_default=True, help="Another number, another archive.")
 @click.option("--move-to", "move_to", multiple=True, metavar="AE=HOST:PORT", help="A C-MOVE destination; repeatable.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME[=VALUE]", help="A habit; repeatable.")
 def practice_pacs(host: str, port: int, ae_title: str, studies: int, seed: int, move_to: tuple[str, ...], faults: tuple[str, ...]) -> int:
-    """Run the practice PACS alone, with faults to choose, for rehearsals; SIGINT or SIGTERM ends it."""
+    """Run the practice PACS alone, with faults to choose.
+
+    A PACS with a synthetic archive, for rehearsals. SIGINT or SIGTERM ends it.
+    """
     destinations = dict(_destination(text) for text in move_to)
     stop = threading.Event()
     for number in STOP_SIGNALS:
@@ -120,7 +136,7 @@ def practice_pacs(host: str, port: int, ae_title: str, studies: int, seed: int, 
         pacs.start()
     except OSError as error:
         raise PortInUse(f"Port {port} on {host} cannot be used: {error.strerror}.", hint="Choose another --port.") from error
-    click.echo(f"{ae_title} listens on {host}:{pacs.port} with {studies} studies.")
+    click.echo(f"{ae_title} listens on {host}:{pacs.port} with {counted(studies, 'study')}.")
     sys.stdout.flush()
     stop.wait()
     pacs.close()

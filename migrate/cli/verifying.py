@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from migrate.cli.frame import load, verb
+from migrate.counted import counted
 from migrate.errors import UsageError
 from migrate.evidence.sampling import Slice
 from migrate.jobs.double_check import double_check as compare_again
@@ -75,7 +76,10 @@ class Told:
 @click.option("--slice", "part", metavar="K/N", help="Only the Kth of N parts, which together are everything.")
 @click.option("--seed", type=int, help="Draw the same sample again; default: a new one, which goes on record.")
 def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool, sample: str | None, size: int | None, part: str | None, seed: int | None) -> int:  # fmt: skip
-    """Look at the destination again and compare; exit 3 if an object is missing or differs. The next `run` heals it."""
+    """Look at the destination again and compare.
+
+    Ends with 3 if an object is missing, differs or cannot be checked. The next `run` heals it.
+    """
     config = load(config_path)
     if deep and level_name not in (None, Level.READ_BACK.value):
         raise UsageError(f"--deep and --level {level_name} exclude each other.", hint="Give one of them.")
@@ -87,7 +91,6 @@ def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool,
     if as_json:
         click.echo(json.dumps(result.document(), indent=1))
         return migration.exit_code
-    click.echo(f"{result.checked.total()} checked, {len(result.missing)} missing, {len(result.differs)} differ.")
     click.echo(result.statement())
     if choice.is_sample:
         click.echo(f"Seed: {choice.seed}")
@@ -102,7 +105,9 @@ def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool,
 @click.option("--sample-size", "size", type=click.IntRange(min=1), metavar="N", help="N random images, or some more; default: 100.")
 @click.option("--seed", type=int, help="Draw the same sample again; default: a new one, which goes on record.")
 def double_check(config_path: Path, as_json: bool, sample: str | None, size: int | None, seed: int | None) -> int:
-    """Retrieve a sample from the PACS once more and compare; exit 3 if pixels differ or an image does not come.
+    """Retrieve a sample from the PACS again and compare.
+
+    Ends with 3 if pixels differ or an image does not come.
 
     Other pixels open their study again: the next `run` puts them beside the first, and a person has to accept both.
     """
@@ -116,7 +121,7 @@ def double_check(config_path: Path, as_json: bool, sample: str | None, size: int
         return migration.exit_code
     click.echo(result.statement())
     for tag, count in result.tags.most_common():
-        click.echo(f"{tag} differs in {count} {'image' if count == 1 else 'images'}")
+        click.echo(f"{tag} differs in {counted(count, 'image')}")
     for change, count in result.syntaxes.most_common():
         click.echo(f"transfer syntax {change}: {count}")
     click.echo(f"Seed: {choice.seed}")

@@ -26,6 +26,7 @@ from migrate.config.settings import (
 )
 from migrate.config.store import destination_of
 from migrate.config.table import POSITIVE, Table
+from migrate.counted import counted
 from migrate.errors import ConfigError
 from migrate.model import RetryPolicy
 
@@ -53,7 +54,7 @@ def load(path: Path) -> Config:
     config = _read(path.resolve(), data, mistakes)
     if mistakes or config is None:
         numbered = tuple(_with_line(raw.decode(), mistake) for mistake in mistakes)
-        raise ConfigError(f"{path} has {len(mistakes)} mistake(s):", numbered, hint="`pacs-migrate init` shows every key.")
+        raise ConfigError(f"{path} has {counted(len(mistakes), 'mistake')}:", numbered, hint="`pacs-migrate init` shows every key.")
     return dataclasses.replace(config, sha256=hashlib.sha256(raw).hexdigest())
 
 

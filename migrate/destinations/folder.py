@@ -63,12 +63,12 @@ class Folder:
         """See `Destination.check`."""
         try:
             self.prepare()
-            found = [Finding("destination reach", "ok", f"{self.root} is there", part="destination"), self._probe()]
+            found = [Finding("destination reach", "ok", f"{self.root} is there.", part="destination"), self._probe()]
             free = shutil.disk_usage(self.root).free
         except (DestinationError, OSError) as error:
             hint = error.hint if isinstance(error, DestinationError) else DestinationUnreachable.default_hint
             return [Finding("destination folder", "fail", str(error), hint, "destination")]
-        size = f"{free / (1 << 30):,.1f} GiB free"
+        size = f"{free / (1 << 30):,.1f} GiB free."
         if free < _LOW_BYTES:
             hint = "Is this the right disk? A PACS needs more."
             return [*found, Finding("destination space", "warn", size, hint, "destination")]
@@ -282,7 +282,7 @@ class Folder:
             finally:
                 temporary.unlink(missing_ok=True)
             self._read_back(final, final.name, Fixity(len(content), sha256, sha256, 0))
-        return Finding("destination write", "ok", "written, read back, not overwritten", part="destination")
+        return Finding("destination write", "ok", "A probe file was written and read back; a second one does not overwrite it.", part="destination")
 
     @contextmanager
     def _errors(self, doing: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.config import S3Settings
+from migrate.counted import counted
 from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, base64_of, crc_base64
 from migrate.destinations.s3_errors import error_of, telling
 from migrate.destinations.s3_probe import Word, probe
@@ -74,36 +75,36 @@ class S3:
         doing = "reach"
         try:
             self._look()
-            add("reach", True, self.identity)
+            add("reach", True, f"{self.identity} answers.")
             doing = "write"
             word = self._probed()
             self._read(f"{self.settings.prefix}_pacs-migrate/probe", 1 << 10)
-            add("write", True, "a probe object was written and read")
+            add("write", True, "A probe object was written and read.")
             add(
                 "no overwriting",
                 word.create_only,
-                "a second put is refused",
-                "the store overwrites objects",
+                "A second put is refused.",
+                "The store overwrites objects.",
                 _LOOKS_FIRST,
             )
             add(
                 "checksum",
                 word.sha256,
-                "the store attests its objects",
-                "the store's checksums prove nothing",
+                "The store attests its objects.",
+                "The store's checksums prove nothing.",
                 _READS_BACK,
             )
             add(
                 "multipart",
                 word.crc64nvme,
-                "large objects go in parts",
-                "large objects go in one request",
+                "Large objects go in parts.",
+                "Large objects go in one request.",
                 _ONE_REQUEST,
             )
             doing = "unfinished uploads"
             with telling("listing unfinished uploads"):
                 left = len(self._transport.orphans(f"{self.settings.prefix}studies/"))
-            add(doing, not left, "none", f"{left}", "They are aborted when a run starts.")
+            add(doing, not left, "There are none.", f"{counted(left, 'upload')}.", "They are aborted when a run starts.")
         except DestinationError as error:
             # these cost money, not images
             if doing == "unfinished uploads":

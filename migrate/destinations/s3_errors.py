@@ -59,13 +59,13 @@ def error_of(trouble: StoreSaid | NoAnswer, doing: str) -> DestinationError:
         if trouble.kind == "settings":
             return DestinationRefused(f"The store's settings cannot work: {trouble.reason.rstrip('.')}.", hint=_BUCKET)
         if trouble.kind == "file":
-            return PutFailed(f"Sending the staged file failed while {doing}: {trouble.reason}.")
+            return PutFailed(f"Sending the staged file failed at {doing}: {trouble.reason}.")
         if "TLS" in trouble.reason or "SSL" in trouble.reason:
             return DestinationUnreachable(
-                f"The encrypted connection failed while {doing}: {trouble.reason}.",
+                f"The encrypted connection failed at {doing}: {trouble.reason}.",
                 hint="Check endpoint_url; for a private certificate authority set AWS_CA_BUNDLE to its file.",
             )
-        return DestinationUnreachable(f"The store did not answer while {doing}: {trouble.reason}.")
+        return DestinationUnreachable(f"The store gave no answer to {doing}: {trouble.reason}.")
     code, status = trouble.code, trouble.status
     sentence = f"The store refused {doing}: {code}" + ("" if code.startswith("HTTP") else f" (HTTP {status})") + "."
     if code in _SLOW_DOWN or status == 429:

@@ -19,11 +19,12 @@ MAX_CONTEXTS = 128
 _APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_CLASS = IMPLEMENTATION_CLASS_UID.encode("ascii")
 _IMPLEMENTATION_VERSION = b"PACS-MIGRATE"
+UNKNOWN_CALLED = "called AE title not recognized"
 _REJECTIONS = {
     (1, 1): "no reason given",
     (1, 2): "application context not supported",
     (1, 3): "calling AE title not recognized",
-    (1, 7): "called AE title not recognized",
+    (1, 7): UNKNOWN_CALLED,
     (2, 1): "no reason given",
     (2, 2): "protocol version not supported",
     (3, 1): "temporary congestion",

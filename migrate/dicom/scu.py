@@ -15,6 +15,7 @@ from migrate import errors
 from migrate.config import TlsSettings
 from migrate.dicom import dimse
 from migrate.dicom.dimse import BadCommand, BadIdentifier, Kind, Message
+from migrate.dicom.negotiation import UNKNOWN_CALLED
 from migrate.dicom.pdata import command_pdu
 from migrate.dicom.upper_layer import AcceptedContext, Association, NoConnection, ProposedContext, Rejected
 from migrate.dicom.wire import UpperLayerError
@@ -73,7 +74,8 @@ def associate(peer: Peer, *abstract_syntaxes: str, timeout_s: float | None) -> A
     except Rejected as error:
         if error.transient:
             raise SourceUnreachable(f"The PACS {peer} takes no association for now: {error.text}.") from error
-        raise SourceRefused(f"The PACS {peer} rejects our association: {error.text}.") from error
+        hint = f"Is {peer.ae_title} its AE title (ae_title under [source])? Capitals count." if error.text == UNKNOWN_CALLED else None
+        raise SourceRefused(f"The PACS {peer} rejects our association: {error.text}.", hint=hint) from error
     except NoConnection as error:
         raise SourceUnreachable(f"No connection to the PACS {peer}: {error}.") from error
     except UpperLayerError as error:

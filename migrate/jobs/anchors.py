@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.config import Config
+from migrate.counted import counted
 from migrate.destinations import Destination
 from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, PacsMigrateError, ProgramMissing, UsageError
 from migrate.evidence.signing import signature, signed_by
@@ -164,8 +165,8 @@ def check_signatures(kept: list[Kept], migration: str, signers: Path | None) -> 
         troubles += [Trouble(f"anchor {each.name}", "is not signed") for each in bare]
     elif bare:
         older += bare
-    notes = [f"{count} anchors are signed{f' by {name}' if name else ''}." for name, count in by.items() if count]
-    notes += [f"{len(older)} anchors are not signed."] if older else []
+    notes = [f"{counted(count, 'anchor is', 'anchors are')} signed{f' by {name}' if name else ''}." for name, count in by.items() if count]
+    notes += [f"{counted(len(older), 'anchor is', 'anchors are')} not signed."] if older else []
     notes += ["Whose keys have signed was not checked: give --signers."] if signers is None and by.total() else []
     return troubles, notes
 

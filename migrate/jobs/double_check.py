@@ -17,6 +17,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from migrate.counted import counted
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, PacsMigrateError
 from migrate.evidence.sampling import Stratum
@@ -94,10 +95,10 @@ class Comparison(Looked):
         """What may be concluded of this PACS; nothing of a sample that was cut short."""
         came = self.found.total() - self.found[Found.NOT_SENT]
         if not self.ended:
-            return f"Cut short after {self.found.total():,} of {self.sample:,} images."
+            return f"Cut short after {self.found.total():,} of {counted(self.sample, 'image')}."
         if not self.found.total():
             return "There is nothing to compare."
-        said = [f"{came - self.found[Found.SAME]:,} of {came:,} images came with other bytes the second time"]
+        said = [f"{came - self.found[Found.SAME]:,} of {counted(came, 'image')} came with other bytes the second time"]
         for kind, words in (
             (Found.HEADER, "with other headers and the same pixels"), (Found.TRANSCODED, "in another transfer syntax"),
             (Found.CONTENT, "with OTHER PIXELS OR CONTENT"),

@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from migrate.counted import counted
 from migrate.destinations import shared_destination
 from migrate.errors import Interrupted, PacsMigrateError
 from migrate.evidence import sampling
@@ -129,15 +130,16 @@ class Result(Looked):
         of = f" of slice {self.choice.part}" if self.choice.part else ""
         left = f" {len(self.unchecked):,} could not be checked: nothing is known of them." if self.unchecked else ""
         if not self.ended:
-            return f"Cut short after {checked:,} of {self.sample:,} objects{of}: {lost:,} missing or different.{left}"
+            return f"Cut short after {checked:,} of {counted(self.sample, 'object')}{of}: {lost:,} missing or different.{left}"
         if not checked and not self.unchecked:
             return f"There is nothing{of} to check."
         if not self.choice.is_sample or self.sample == self.population:
-            return f"All {self.population:,} objects{of}, {word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
+            every = "All " if self.population > 1 else ""
+            return f"{every}{counted(self.population, 'object')}{of}, {word}: {len(self.missing):,} missing, {len(self.differs):,} different.{left}"
         limit = self.limit(lost + len(self.unchecked))
         said = f"{lost:,} of {checked:,} {word} objects are missing or differ" if lost else f"0 of {checked:,} {word} objects differ"
-        counted = " (those not checked counted as different)" if self.unchecked else ""
-        return f"{said}: with 95 % confidence fewer than {limit} do{counted}.{left}"
+        caution = " (those not checked counted as different)" if self.unchecked else ""
+        return f"{said}: with 95 % confidence fewer than {limit} do{caution}.{left}"
 
 
 class _Walk:

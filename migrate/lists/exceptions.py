@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrate.counted import counted
 from migrate.errors import UsageError
 from migrate.lists.studies import plain, read_text, rows
 from migrate.manifest.decisions import REASONS, Exempted, Signature
@@ -19,6 +20,7 @@ _COLUMNS = {
     "reason": ("reason",),
     "by": ("by", "name", "acceptedby"),
     "role": ("role",),
+    "state": ("state",),
 }
 _HINT = "Its first line names the columns: study, instance, code, reason, by, role; the first is needed."
 _MOST = 50
@@ -34,7 +36,8 @@ class Row:
 
 
 def read_exemptions(path: Path, *, reason: str, by: str, role: str = "", code: str = "other") -> list[Row]:
-    """Every line of a CSV file (comma, semicolon or tab); what a cell leaves out is taken from the parameters.
+    """Every line of a CSV file (comma, semicolon or tab); what a cell leaves out is taken from the parameters. Where there is a
+    column `state`, as in the report's exceptions.csv, only lines that say parked count.
 
     Raises UsageError for a file that cannot be read, or has no column of studies.
     """
@@ -45,6 +48,8 @@ def read_exemptions(path: Path, *, reason: str, by: str, role: str = "", code: s
     known: dict[tuple[str, str], int] = {}
     for line, cells in [*rows(text, delimiter, path)][1:]:
         values = {name: plain(cells[column]) if column < len(cells) else "" for name, column in columns.items()}
+        if values.get("state", "parked") not in ("", "parked"):
+            continue  # a line of the report that asks nobody for a decision
         study, sop = values.get("study", ""), values.get("instance", "")
         signature = {name: values.get(name) or default for name, default in given.items()}
         mistake = _mistake(study, sop, signature)
@@ -84,6 +89,5 @@ def refuse(path: Path, wrong: dict[int, str]) -> None:
         return
     named = [f"  line {line}: {mistake}" for line, mistake in sorted(wrong.items())]
     more = [f"  and {len(named) - _MOST} more"] if len(named) > _MOST else []
-    count = "1 line" if len(wrong) == 1 else f"{len(wrong)} lines"
-    raise UsageError("\n".join([f"Nothing was accepted, because of {count} of {path}:", *named[:_MOST], *more]),
+    raise UsageError("\n".join([f"Nothing was accepted, because of {counted(len(wrong), 'line')} of {path}:", *named[:_MOST], *more]),
                      hint="Put these right, or take them out; then give the file again.")  # fmt: skip

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from migrate.counted import counted
 from migrate.evidence.merkle import Tree, study_entry
 from migrate.manifest.announcements import KIND, announced
 from migrate.manifest.audit_schema import as_made, schema_of
@@ -300,7 +301,7 @@ class _Auditor:
                            ("copy", "series_id IN (SELECT id FROM series)"), ("study_root", "study_id IN (SELECT id FROM study)")):  # fmt: skip
             for (count,) in self._connection.execute(f"SELECT count(*) FROM {table} WHERE NOT {key}"):
                 if count:
-                    self.say(table, f"{count} rows belong to nothing")
+                    self.say(table, f"{counted(count, 'row belongs', 'rows belong')} to nothing")
 
     def _studies(self) -> Iterator[Study]:
         columns = ", ".join(STUDY_ROW)

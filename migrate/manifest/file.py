@@ -175,10 +175,26 @@ def _write_law(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
 
 
+_LEARNT = ("SELECT 1 FROM study", "SELECT 1 FROM habit", "SELECT 1 FROM quarantine", "SELECT 1 FROM window WHERE state <> 0 OR attempts > 0")
+
+
 def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> None:
-    """Write down which PACS and destination this manifest is for, or compare. Raises IdentityMismatch."""
-    known = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination', 'migration')").fetchall())
-    for key, value in identity.items():
-        if key != "migration" and known.get(key, value) != value:
-            raise IdentityMismatch(f"This manifest belongs to the {key} {known[key]}, not to {value}.")
+    """Write down which PACS and destination this manifest is for, or compare. Raises IdentityMismatch.
+
+    As long as nothing was learnt of a PACS, an address or a bucket may be put right: whoever mistypes one finds out by the first run.
+    """
+    for key in ("source", "destination"):
+        try:
+            compare_identity(connection, key, identity[key])
+        except IdentityMismatch:
+            if any(connection.execute(f"{question} LIMIT 1").fetchone() for question in _LEARNT):
+                raise
+            connection.execute("UPDATE meta SET value = ? WHERE key = ?", (identity[key], key))
     connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items()))
+
+
+def compare_identity(connection: sqlite3.Connection, key: str, value: str) -> None:
+    """Raises IdentityMismatch where the manifest's source or destination is another one."""
+    known = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    if known and known[0] != value:
+        raise IdentityMismatch(f"This manifest belongs to the {key} {known[0]}, not to {value}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
+from migrate.counted import counted
 from migrate.manifest.unreadable import LAST
 from migrate.manifest.writer import Writer
 from migrate.model import StudyState
@@ -110,7 +111,7 @@ def _closed(manifest: Writer, study_id: int, uid: str, stage: str | None, confir
         error = "Conflict" if "conflict" in named else "Quarantined" if "quarantined" in named else "UnreadableRow"
         manifest.execute(
             "UPDATE study SET stage = 'person', error = ?, detail = ? WHERE id = ?",
-            error, f"{len(named)} instance(s) in {' and '.join(_NAMES.get(kind, kind) for kind in sorted(set(named)))}: a person has to decide.", study_id,
+            error, f"{counted(len(named), 'instance')} in {' and '.join(_NAMES.get(kind, kind) for kind in sorted(set(named)))}: a person has to decide.", study_id,
         )  # fmt: skip
         return _S.PARKED
     if manifest.asks_again and not confirmed:

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from migrate.counted import counted
 from migrate.errors import SourceIncomplete, wait_factor
 from migrate.manifest import unreadable
 from migrate.manifest.announcements import AT_ONCE, announce
@@ -139,7 +140,7 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
     if same_sweep and date and row.date and date != row.date:
         manifest.log("attributes differ", f"StudyDate {date} in one row, {row.date} in another", study=row.study.study)
     if same_sweep and claim is not None and claimed is not None and claim != claimed:
-        manifest.log("attributes differ", f"{claimed} instances claimed in one row, {claim} in another", study=row.study.study)
+        manifest.log("attributes differ", f"{counted(claimed, 'instance')} claimed in one row, {claim} in another", study=row.study.study)
         claim = max(claim, claimed)
     if row.excluded and state in (StudyState.RETRIEVED, StudyState.MIGRATED, StudyState.ACCEPTED):
         claim = None  # once it is selected again, the number that it is compared with is the one it was planned by
@@ -199,12 +200,12 @@ def planned(manifest: Writer, plan: StudyPlanned) -> None:
     open_before = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
     unreadable.note(manifest, plan.study.study, plan.unreadable)
     if listed == 0 and (claimed or open_before) and not plan.unreadable:
-        said = f"its row claims {claimed} instances" if claimed else f"{before} instances were listed before"
+        said = f"its row claims {counted(claimed, 'instance')}" if claimed else f"{counted(before, 'instance was', 'instances were')} listed before"
         failed(manifest, Failed(plan.study, "plan", "VanishedAtSource", f"The PACS lists no image of this study, though {said}."))
         return
     _list(manifest, plan)
     if before > listed:
-        manifest.log("study shrank", f"{before} instances were listed before, {listed} now", study=plan.study.study)
+        manifest.log("study shrank", f"{counted(before, 'instance was', 'instances were')} listed before, {listed} now", study=plan.study.study)
     for note in plan.notes:
         manifest.log("counts differ", note, study=plan.study.study)
     claims = [series.claimed_instances for series in plan.series if series.claimed_instances is not None]
@@ -258,9 +259,9 @@ def confirmed(manifest: Writer, plan: StudyPlanned) -> None:
     unreadable.note(manifest, plan.study.study, plan.unreadable)
     listed, after = sum(len(series.sops) for series in plan.series), manifest.one(count, study_id)[0]
     if after > before:
-        manifest.log("study grew", f"{before} instances were listed before, {after} now", study=plan.study.study)
+        manifest.log("study grew", f"{counted(before, 'instance was', 'instances were')} listed before, {after} now", study=plan.study.study)
     if listed < after:
-        said = f"{after} instances were listed before, {listed} now; all of them are proven" if listed else "no image is listed any more"
+        said = f"{counted(after, 'instance was', 'instances were')} listed before, {listed} now; all of them are proven" if listed else "no image is listed any more"
         manifest.log("study shrank" if listed else "study vanished", said, study=plan.study.study)
     manifest.execute(
         "UPDATE study SET confirmed = ?, listed_instances = max(coalesce(listed_instances, 0), ?), stage = NULL, attempts = 0, "
@@ -293,9 +294,9 @@ def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
     missing = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
     if state != StudyState.PLANNED or (believed and not missing):
         return
-    detail = f"{missing} of {numbers.known} instances did not come." if missing else ""
+    detail = f"{missing} of {counted(numbers.known, 'instance')} did not come." if missing else ""
     if not believed:
-        said = f"claims {numbers.claimed} instances and lists" if numbers.claimed else "lists"
+        said = f"claims {counted(numbers.claimed, 'instance')} and lists" if numbers.claimed else "lists"
         more = f", {numbers.unlisted} more came" if numbers.unlisted else ""
         detail += f" The PACS {said} {numbers.known - numbers.unlisted}{more}, and has not sent the whole study without a failure: its list may be cut short."
     failed(manifest, Failed(ended.study, "retrieve", ended.error or SourceIncomplete.__name__, f"{detail} {ended.detail}".strip()))

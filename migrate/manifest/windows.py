@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+from migrate.counted import counted
 from migrate.errors import wait_factor
 from migrate.manifest.file import now_ms
 from migrate.model import (
@@ -93,7 +94,10 @@ def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
         "UPDATE study SET axes = axes | ?1 WHERE axes & ?1 = 0 AND id IN (SELECT study_id FROM sighting WHERE window_id = ?2 AND outside = 0)",
         (bit, answered.window_id),
     )
-    said = f"The PACS answered with {outside} studies that do not fit the question; they are taken as found." if outside else None
+    said = None
+    if outside:
+        misfits = counted(outside, "study that does not fit the question, which is", "studies that do not fit the question, which are")
+        said = f"The PACS answered with {misfits} taken as found."
     connection.execute(
         "UPDATE window SET state = ?, row_count = ?, study_count = ?, outside_count = ?, answered_at = ?, error = NULL, detail = NULL, "
         "suspicion = ? WHERE id = ? AND state = 0",

@@ -13,6 +13,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from migrate import errors
+from migrate.counted import counted
 from migrate.errors import DiskFailing
 from migrate.manifest.file import now_ms
 from migrate.manifest.unreadable import rows_of
@@ -26,18 +28,26 @@ from migrate.reports.moment import utc
 from migrate.reports.oddities import habits, suspicious, tallies_that_differ
 from migrate.reports.pictures import by_year_and_modality, calendar, gaps_in_words
 from migrate.reports.reconciliation import Reconciliation, for_the_page, reconciliation
-from migrate.reports.status import is_complete, one_moment, totals
+from migrate.reports.status import is_complete, one_moment, totals, what_is_open
 from migrate.reports.tables import Table, studies
 
 _PAGE = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 _PAGE.filters["n"] = "{:,}".format
+_PAGE.filters["counted"] = counted
 
 FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv")
 EXCEPTION_COLUMNS = ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason")
-_SHOWN = 1000
-"""So many exceptions stand on the page."""
+_SHOWN, _NAMED = 1000, 20
+"""So many exceptions stand on the page, and of each so many instances of a kind."""
+_KINDS = ("missing", "unexpected", "conflict", "quarantined")
+_REMEDIES = {
+    "Conflict": "The PACS sent different contents under the same UIDs; all are kept. Somebody has to look at them and `accept` the study.",
+    "Quarantined": "What was sent cannot be read as it should. Look at the file in the staging folder, then `retry`, or `accept` it by its name (q1).",
+    "EmptyAtSource": "The PACS lists the study and no image of it, and sends none. Nothing has to be done.",
+}
+"""What to do about entries whose name is no class of errors."""
 
 # The days that the questions by date cover; a question without a key that only looks for what no range shows leaves them alone.
 _BOUNDS = """
@@ -104,6 +114,11 @@ def _report(connection: sqlite3.Connection, covered: Coverage, reconciled: Recon
     }  # fmt: skip
 
 
+def _recounted(document: dict[str, Any]) -> int:
+    """In how many series a recount differs from the tallies."""
+    return sum(entry["blocks"] and not entry["window"] for entry in document["enumeration"]["suspicious"])
+
+
 def _iso(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if date else None
 
@@ -160,38 +175,6 @@ def _quarantined(number: int, reason: str, claimed: str) -> str:
     return f"q{number}: {reason}; UIDs as sent: {claimed}."
 
 
-def what_is_open(connection: sqlite3.Connection, document: dict[str, Any]) -> list[str]:
-    """Every reason why a report is not complete, in words; none where it is."""
-    sweep = connection.execute("SELECT max(sweep) FROM window").fetchone()[0]
-    if sweep is None:
-        return ["the PACS has not been asked for its studies yet"]
-    studies = document["studies"]
-    open_ones = studies["found"] + studies["planned"] + studies["retrieved"]
-    unanswered, loose = connection.execute(
-        "SELECT (SELECT count(*) FROM window WHERE sweep = ? AND state = 0 AND accepted_by IS NULL), "
-        "(SELECT count(*) FROM quarantine WHERE study_uid IS NULL AND accepted_by IS NULL)", (sweep,)
-    ).fetchone()  # fmt: skip
-    unsigned = [entry for entry in document["enumeration"]["suspicious"] if entry["blocks"] and not entry["accepted_by"]]
-    names = [entry["window"] for entry in unsigned if entry["window"]]
-    recounted = len(unsigned) - len(names)
-    closed = connection.execute("SELECT value FROM meta WHERE key = 'closed_sweep'").fetchone()
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    reasons = [
-        (open_ones, f"{_of(open_ones, 'study', 'studies')} not finished"),
-        (studies["parked"], f"{_of(studies['parked'], 'study', 'studies')} parked"),
-        (unanswered, f"{unanswered:,} of the questions to the PACS have not been answered yet"),
-        (names, f"the PACS may hide studies in {', '.join(names[:5])}{more}"),
-        (loose, f"{_of(loose, 'file', 'files')} in quarantine without a valid study UID"),
-        (recounted, f"a recount of the manifest differs from its tallies in {recounted} series"),
-        (closed is None or closed[0] != str(sweep), "no closing sweep has shown that nothing new came"),
-    ]
-    return [reason for applies, reason in reasons if applies]
-
-
-def _of(count: int, one: str, many: str) -> str:
-    return f"1 {one} is" if count == 1 else f"{count:,} {many} are"
-
-
 def write_report(connection: sqlite3.Connection, folder: Path) -> Path:
     """Write all four files, of one moment, and return the page's path. Raises DiskFailing."""
     new = folder / ".new"
@@ -231,17 +214,17 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, mer
             file.write(mark + textwrap.indent(json.dumps(entry, indent=1), "  "))
             mark = ",\n"
             values = (entry.get(column) for column in EXCEPTION_COLUMNS)
-            table.row([" ".join(value) if isinstance(value, list) else value for value in values])
+            table.row([" ".join(value) or None if isinstance(value, list) else value for value in values])
             counts = kinds.setdefault((entry["state"], entry["error"]), [0] * 5)
-            for number, count in enumerate((1, *(len(entry[kind]) for kind in ("missing", "unexpected", "conflict", "quarantined")))):
+            for number, count in enumerate((1, *(len(entry[kind]) for kind in _KINDS))):
                 counts[number] += count
             if _needs_words(entry):
                 more += len(shown) >= _SHOWN
-                shown += [entry] if len(shown) < _SHOWN else []
+                shown += [_for_the_page(entry)] if len(shown) < _SHOWN else []
         file.write("]\n}\n" if mark == "\n" else "\n ]\n}\n")
     shows: dict[str, Any] = {
-        "report": document, "open": what_is_open(connection, document), "table": by_year_and_modality(connection),
-        "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": shown, "more_exceptions": more,
+        "report": document, "open": what_is_open(connection, document["studies"], recounted=_recounted(document)), "table": by_year_and_modality(connection),
+        "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": shown, "more_exceptions": more, "remedies": _remedies(shown),
         "calendar": calendar(covered), "gaps": gaps_in_words(covered), "habits": _noteworthy(document["coverage"]["habits"]),
         "kinds": sorted(kinds.items(), key=lambda pair: (pair[0][0], pair[0][1] or "")), "names": True, "merkle": merkle,
         "blocking": sum(entry["blocks"] for entry in document["enumeration"]["suspicious"]),
@@ -259,6 +242,19 @@ def _noteworthy(habits: list[dict[str, str]]) -> list[dict[str, str]]:
     """Habits of which anything follows, with what this tool does about them."""
     known = [(habit, words(HabitLearned(**habit))) for habit in habits]
     return [habit | {"effect": follows.effect} for habit, follows in known if follows.effect or follows.ask]
+
+
+def _for_the_page(entry: dict[str, Any]) -> dict[str, Any]:
+    """An exception with the first of its instances, as (kind, UIDs, how many more), in place of all of them."""
+    named = [(kind, entry[kind][:_NAMED], max(len(entry[kind]) - _NAMED, 0)) for kind in _KINDS if entry[kind]]
+    return {name: value for name, value in entry.items() if name not in _KINDS} | {"named": named}
+
+
+def _remedies(shown: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """What can be done about each error among these exceptions."""
+    names = sorted({entry["error"] for entry in shown if entry["error"]})
+    known = [(name, _REMEDIES.get(name) or getattr(getattr(errors, name, None), "default_hint", "")) for name in names]
+    return [(name, remedy) for name, remedy in known if remedy]
 
 
 def _needs_words(entry: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+from migrate.counted import counted
 from migrate.reports.oddities import asked_by_patient
 
 
@@ -216,7 +217,7 @@ def coverage_text(covered: Coverage) -> str:
             months[month - 1] = _short(sum(day.studies for day in those)) + _SIGNS[max(day.swept for day in those)]
         lines.append(f"{year:<4}" + "".join(month.rjust(7) for month in months) + f"{sum(day.studies for day in days):>9,}")
     if covered.undated:
-        lines.append(f"{covered.undated:,} studies without a usable date.")
+        lines.append(f"{counted(covered.undated, 'study')} without a usable date.")
     found = gaps(covered)
     if found:
         more = f" and {len(found) - 10} more, see the report" if len(found) > 10 else ""

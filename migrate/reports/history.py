@@ -6,6 +6,7 @@ import json
 import sqlite3
 from typing import Any
 
+from migrate.counted import counted
 from migrate.reports.moment import utc
 
 _RUNS = "SELECT id, verb, operator, host, version, started_at, ended_at, exit_code FROM run ORDER BY id DESC LIMIT ?"
@@ -48,7 +49,7 @@ def _briefly(kind: str, detail: str | None) -> str | None:
     if kind != "exception accepted" or not mark:
         return detail
     count = len(json.loads(f"[{covers}"))
-    return f"{words} (covers {count} {'entry' if count == 1 else 'entries'})"
+    return f"{words} (covers {counted(count, 'entry')})"
 
 
 def _run(row: tuple[Any, ...], newest: int) -> dict[str, Any]:

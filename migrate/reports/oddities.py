@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
+from migrate.counted import counted
 from migrate.model import SHARE
 
 # Parts are judged with the window that they are parts of, and questions that only compare, with what they are compared with.
@@ -107,7 +108,7 @@ def _changed(connection: sqlite3.Connection) -> Iterator[str]:
 
 def _claims(connection: sqlite3.Connection) -> Iterator[str]:
     for uid, claimed, listed in connection.execute(_CLAIMS):
-        yield f"study {uid}: {claimed} instances claimed, {listed} listed"
+        yield f"study {uid}: {counted(claimed, 'instance')} claimed, {listed} listed"
     for uid, note in connection.execute(_CLAIMS_BY_SERIES):
         yield f"study {uid}, {note}"
 

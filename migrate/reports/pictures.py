@@ -7,6 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+from migrate.counted import counted
 from migrate.reports.coverage import Coverage, Day, Gap, Swept, gaps, span
 
 WORDS = {
@@ -54,7 +55,7 @@ class Cell:
 
 def _cell(date: datetime.date, day: Day, limits: list[int], missing: set[datetime.date]) -> Cell:
     level = sum(day.studies > limit for limit in limits) + 1 if day.studies else 0
-    studies = f"{day.studies:,} {'study' if day.studies == 1 else 'studies'}" if day.studies else "no studies"
+    studies = counted(day.studies, 'study') if day.studies else "no studies"
     ways = " and in two ways" if day.swept == Swept.SPLIT and day.confirmed else ""
     gap = ", gap" if date in missing else ""
     return Cell(f"{_LETTERS[day.swept]}{level}" + (" g" if gap else ""), f"{date:%a} {date}: {studies}, {WORDS[day.swept]}{ways}{gap}")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tabulate import tabulate
 
+from migrate.counted import counted
 from migrate.model import InstanceState, StudyState
 from migrate.reports.pace import eta_s, throughput
 
@@ -91,8 +92,40 @@ def is_complete(connection: sqlite3.Connection) -> bool:
     return not any(connection.execute(f"{question} LIMIT 1").fetchone() for question in questions)
 
 
-def status_text(document: dict[str, Any], coverage: str = "") -> str:
-    """The same for people, with what `coverage_text` says."""
+_GOES_ON = "`pacs-migrate run` goes on."
+
+
+def what_is_open(connection: sqlite3.Connection, studies: dict[str, int], *, recounted: int = 0) -> dict[str, str]:
+    """Every reason why a migration is not complete, each with what to do about it; none where it is. `studies` are the counts by state."""
+    sweep = connection.execute("SELECT max(sweep) FROM window").fetchone()[0]
+    if sweep is None:
+        return {"the PACS has not been asked for its studies yet": _GOES_ON}
+    unfinished = studies["found"] + studies["planned"] + studies["retrieved"]
+    unanswered, loose = connection.execute(
+        "SELECT (SELECT count(*) FROM window WHERE sweep = ? AND state = 0 AND accepted_by IS NULL), "
+        "(SELECT count(*) FROM quarantine WHERE study_uid IS NULL AND accepted_by IS NULL)", (sweep,)
+    ).fetchone()  # fmt: skip
+    names = [f"w{number}" for (number,) in connection.execute(
+        "SELECT id FROM window WHERE sweep = ? AND blocks = 1 AND accepted_by IS NULL ORDER BY id", (sweep,)
+    )]  # fmt: skip
+    closed = connection.execute("SELECT value FROM meta WHERE key = 'closed_sweep'").fetchone()
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    reasons = [
+        (unfinished, f"{counted(unfinished, 'study is', 'studies are')} not finished", _GOES_ON),
+        (studies["parked"], f"{counted(studies['parked'], 'study is', 'studies are')} parked",
+         "`pacs-migrate retry` puts parked studies back, `accept` signs for what cannot be migrated; `report` names what is missing."),
+        (unanswered, f"{counted(unanswered, 'question to the PACS has', 'questions to the PACS have')} not been answered yet", _GOES_ON),
+        (names, f"the PACS may hide studies in {', '.join(names[:5])}{more}", "`pacs-migrate report` says what is odd about them; `accept --window` settles one."),
+        (loose, f"{counted(loose, 'file is', 'files are')} in quarantine without a valid study UID",
+         "They are kept in the staging folder; `pacs-migrate accept q1` settles the first of them."),
+        (recounted, f"a recount of the manifest differs from its tallies in {recounted:,} series", "Something else has changed the manifest: `pacs-migrate audit` names the place."),
+        (closed is None or closed[0] != str(sweep), "no closing sweep has shown that nothing new came", _GOES_ON),
+    ]  # fmt: skip
+    return {reason: remedy for applies, reason, remedy in reasons if applies}
+
+
+def status_text(document: dict[str, Any], coverage: str = "", why: Mapping[str, str] | None = None) -> str:
+    """The same for people, with what `coverage_text` and `what_is_open` say."""
     parts = [
         tabulate(
             [(name, f"{count:,}") for name, count in document[kind].items()],
@@ -119,11 +152,12 @@ def status_text(document: dict[str, Any], coverage: str = "") -> str:
         parts.append(
             tabulate(rows, headers=("parked study", "error", "why", "attempts"), maxcolwidths=[None, None, 60, None])
         )
-    parts.append(
-        "COMPLETE: every instance found is proven, or its exception is signed."
-        if document["complete"]
-        else "NOT COMPLETE."
-    )
+        if len(document["parked"]) > len(rows):
+            parts.append(f"And {len(document['parked']) - len(rows):,} more; `pacs-migrate report` names all of them.")
+    if document["complete"]:
+        parts.append("COMPLETE: every instance found is proven, or its exception is signed.")
+    else:
+        parts.append("\n".join([f"NOT COMPLETE{': ' if why else ''}{'; '.join(why or ())}.", *dict.fromkeys((why or {}).values())]))
     return "\n\n".join(parts)
 
 

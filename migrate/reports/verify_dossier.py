@@ -243,7 +243,7 @@ class Check:
         facts += [(name, "its SHA-256", sha256(self.folder / name), right.hexdigest()) for name, right in lists.items()]
         for place, what, said, right in (fact for fact in facts if fact[2] != fact[3]):
             self.wrong(place, f"says {what}: {said}; the tables give {right}")
-        print(f"{tree.leaves} studies with {leaves} proven objects; seal {self.seal}, head {self.head}, Merkle root {self.root}")
+        print(f"proven objects: {leaves} (studies: {tree.leaves}); seal {self.seal}, head {self.head}, Merkle root {self.root}")
 
     def object(self, row):
         """A proven object in the folder, and in the list from the bucket."""
@@ -267,7 +267,7 @@ class Check:
         found = sorted(path for path in self.options.objects.rglob("_pacs-migrate/anchors/*.json") if path.stem not in self.lost)
         anchors = {path: each for path in found if self.migration in (None, (each := json.loads(path.read_bytes()))["migration"])}
         seals = {each["seal"] for each in anchors.values()}
-        print(f"{len(anchors)} anchors are compared; without any, a chain that was written anew as a whole could not be told.")
+        print(f"anchors compared: {len(anchors)}; without any, a chain that was written anew as a whole could not be told.")
         mine = {int(row["id"]): row["sha256"] for row in self.rows("seals.csv.gz") if int(row["id"]) in seals}
         for path, each in anchors.items():
             if mine.get(each["seal"]) != each["head"]:
@@ -296,4 +296,4 @@ if __name__ == "__main__":
             except Exception as error:  # whatever damage does to a reader
                 check.wrong(place, f"cannot be checked to its end: {error if isinstance(error, ValueError) else repr(error)}")
         check.scratch.close()
-    sys.exit(f"{check.count} places do not hold." if check.count else print("All of it holds."))
+    sys.exit(f"places that do not hold: {check.count}" if check.count else print("All of it holds."))

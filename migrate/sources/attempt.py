@@ -91,7 +91,7 @@ class Attempt:
         if not self._results:
             return None, "No answer."
         result = self._results[-1]
-        return None, f"C-MOVE ended with status {result.status:04X}, {result.completed} completed, {result.failed} failed."
+        return None, f"C-MOVE ended with {dimse.describe(dimse.C_MOVE, result.status)}: {result.completed} completed, {result.failed} failed."
 
     # -- asking
     def ask_all(self, *, whole: bool) -> None:

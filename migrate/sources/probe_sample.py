@@ -14,6 +14,7 @@ from pydicom import dcmread
 from pydicom.tag import Tag
 
 from migrate.config import ReceiverConfig
+from migrate.counted import counted
 from migrate.dicom.move import move
 from migrate.dicom.receiver import Receiver, ReceiverSettings
 from migrate.dicom.scu import Peer
@@ -96,7 +97,7 @@ class Sample:
         if not everything:
             return
         syntaxes = dict.fromkeys(received.transfer_syntax for received in everything)
-        yield HabitLearned("transfer_syntaxes", " ".join(syntaxes), f"{len(syntaxes)} transfer syntaxes came in the sample.")
+        yield HabitLearned("transfer_syntaxes", " ".join(syntaxes), f"{counted(len(syntaxes), 'transfer syntax', 'transfer syntaxes')} came in the sample.")
         named = all(received.move is not None for received in everything)
         yield HabitLearned("move_originator", "yes" if named else "no",
                     "The C-STOREs name the C-MOVE they belong to." if named else "C-STOREs do not name the C-MOVE they belong to.")  # fmt: skip
@@ -106,17 +107,17 @@ class Sample:
             yield HabitLearned("same_uids", "no", "Images come under other UIDs than they were asked for by.")
         elif both & asked:
             more = " More came than was asked for." if came - asked else ""
-            yield HabitLearned("same_uids", "yes", f"{len(both & asked)} images came under the same UIDs twice.{more}")
+            yield HabitLearned("same_uids", "yes", f"{counted(len(both & asked), 'image')} came under the same UIDs twice.{more}")
         if not both:
             return
         differing = [ref for ref in both if first.received[ref].rolled.dataset_sha256 != second.received[ref].rolled.dataset_sha256]
         if not differing:
-            yield HabitLearned("same_bytes", "yes", f"{len(both)} images came with the same bytes twice.")
+            yield HabitLearned("same_bytes", "yes", f"{counted(len(both), 'image')} came with the same bytes twice.")
             return
         tags = sorted({tag for ref in differing for tag in differing_tags(first.received[ref].path, second.received[ref].path)})
         pixels = any(first.received[ref].pixel_crc64 != second.received[ref].pixel_crc64 for ref in differing)
         where = ", ".join(tags) or "the encoding alone"
-        yield HabitLearned("same_bytes", "no", f"{len(differing)} of {len(both)} images came with other bytes the second time, in {where}"
+        yield HabitLearned("same_bytes", "no", f"{len(differing)} of {counted(len(both), 'image')} came with other bytes the second time, in {where}"
                     f"{'; the pixels differ too' if pixels else '; the pixels are the same'}.")  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
+from migrate.counted import counted
 from migrate.errors import PacsMigrateError, QueryRefused
 from migrate.failpoints import reach
 from migrate.manifest.windows import window_of
@@ -279,7 +280,7 @@ def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
             return more
         if sweep.whole(row, by):
             hidden = sweep.shown_only_by(ids(sweep.leaves(row, by)), [row["id"], *ids(sweep.dated)])
-            return _said(row, f"The question without a key hides {hidden} studies that {NAMES[by]} shows.", False) if hidden else []
+            return _said(row, f"The question without a key hides {counted(hidden, 'study')} that {NAMES[by]} shows.", False) if hidden else []
     return []
 
 
@@ -313,6 +314,6 @@ def _count_what_parts_lack(sweep: Sweep) -> list[Outcome]:
             if len(leaves) > 1 and all(part["state"] == WindowState.ANSWERED and not part["outside_count"] for part in leaves):
                 less = sweep.shown_only_by([row["id"]], ids(leaves))
                 if less:
-                    outcomes += _said(row, f"{less} of its studies are in none of its parts by {NAMES[by]}; they are kept.", False)
+                    outcomes += _said(row, f"{counted(less, 'of its studies is', 'of its studies are')} in none of its parts by {NAMES[by]}, and kept.", False)
                     break
     return outcomes

@@ -31,6 +31,7 @@ from migrate.staging.disk import DISK, Disk, DurableFolders
 from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _READ_BYTES = 256 << 10
 _SETTLERS = 4
 _ROOM_S = 0.05  # for so long an answer about the room on the disk is good
@@ -40,6 +41,9 @@ def local_error(error: OSError, doing: str) -> LocalError:
     """The error of ours that says what an OSError on our own disk means."""
     if error.errno in _FULL:
         return DiskFull(f"The disk is full while {doing}.")
+    if error.errno in _FORBIDDEN:
+        where = f" {error.filename}" if error.filename else ""
+        return DiskFailing(f"This user may not use{where} while {doing}: {error.strerror}.", hint="Check who owns it and what its rights are, or name another place.")
     return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
 
 

@@ -41,7 +41,7 @@ for (const e of document.querySelectorAll('body *')) {
   if (ratio < (size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? 3 : 4.5)) say('contrast ' + ratio.toFixed(2) + ': ' + e.textContent.slice(0, 40));
 }
 addEventListener('load', () => { const pre = document.createElement('pre'); pre.id = 'probe';
-  pre.textContent = JSON.stringify({checked, found, requests: performance.getEntriesByType('resource').map(r => r.name)}); document.body.append(pre); });
+  pre.textContent = JSON.stringify({checked, found, ground: getComputedStyle(document.body).backgroundColor, requests: performance.getEntriesByType('resource').map(r => r.name)}); document.body.append(pre); });
 </script>"""
 NAME, OPERATOR = "St. Elsewhere", "j.doe-operator"
 
@@ -90,18 +90,19 @@ def test_the_page_shows_verdict_pictures_and_exceptions(dossier: Path, tmp_path:
     assert re.findall(r">(\d+)<", row) == ["5", "3", "2", "1"]
 
 
-def probe(page: Path, folder: Path, more: str = "") -> dict[str, Any]:
+def probe(page: Path, folder: Path, more: str = "", *, dark: bool = False) -> dict[str, Any]:
     """What PROBE says of a page, to which `more` is added."""
     copy = folder / "page.html"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", more + PROBE + "</body>"), encoding="utf-8")
-    dom = in_browser(copy, folder / "profile")
+    dom = in_browser(copy, folder / "profile", *(["--blink-settings=preferredColorScheme=0"] if dark else []))
     return json.loads(html.unescape(dom.partition('<pre id="probe">')[2].partition("</pre>")[0]))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", ["report.html", "report-anonymous.html"])
-def test_the_page_can_be_read_by_everybody_and_asks_for_nothing(dossier: Path, tmp_path: Path, name: str) -> None:
-    """Headings in order, enough contrast for each text, names for pictures, heads for tables; and the page requests nothing."""
-    said = probe(dossier / name, tmp_path)
+@pytest.mark.parametrize(("name", "dark"), [("report.html", False), ("report.html", True), ("report-anonymous.html", False)])
+def test_the_page_can_be_read_by_everybody_and_asks_for_nothing(dossier: Path, tmp_path: Path, name: str, dark: bool) -> None:
+    """Headings in order, enough contrast for each text, by day and by night, names for pictures, heads for tables; and the page requests nothing."""
+    said = probe(dossier / name, tmp_path, dark=dark)
+    assert ("rgb(24, 24, 24)" in said["ground"]) == dark
     assert (said["found"], said["requests"]) == ([], []) and said["checked"] > 50
 
 

@@ -145,7 +145,7 @@ def test_parts_and_comparisons_do_not_clutter_the_list(manifest: Manifest) -> No
     (check,) = asked(manifest, 1, Window("20210101", "20210630"), parent=other, by="date", purpose="check")
     manifest.commit([StudyFound(StudyRef("1.1"), "20200505", ("CT",), None, check, outside=True)])
     answered(manifest, check)
-    assert len(odd(manifest)) == 1 and "1 studies that do not fit" in odd(manifest)[0]
+    assert len(odd(manifest)) == 1 and "1 study that does not fit" in odd(manifest)[0]
     manifest.commit([WindowJudged(other, "The PACS ignores the date.", blocks=True)])
     assert odd(manifest) == ["The PACS ignores the date."]
 

@@ -82,7 +82,7 @@ def test_a_run_holds(ran_twice: Path) -> None:
     """What a run has sealed is computed again, by the verb and by a page of code."""
     done = command(ran_twice, "audit")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Everything holds."), done.stdout
-    assert f"Head {recomputed(manifest_of(ran_twice))[-1]}," in done.stdout
+    assert f"Last seal:   {recomputed(manifest_of(ran_twice))[-1]}\n" in done.stdout
 
 
 def test_an_image_is_proven_by_a_page_of_code(ran_twice: Path) -> None:
@@ -189,7 +189,7 @@ def test_signatures_of_anchors_are_checked(spoilable: Path) -> None:
 
     last_signature.unlink()
     assert audit(folder, "--signers", who) == (3, [f"anchor {last.stem}: is not signed"])
-    assert (audit(folder), "1 anchors are not signed." in here(folder, "audit")[1]) == ((0, []), True)
+    assert (audit(folder), "1 anchor is not signed." in here(folder, "audit")[1]) == ((0, []), True)
     subprocess.run(["ssh-keygen", "-q", "-Y", "sign", "-f", str(stranger), "-n", "pacs-migrate", str(last)], check=True, capture_output=True)
     (found,) = audit(folder, "--signers", who)[1]
     assert found.startswith(f"anchor {last.stem}: its signature is by a key that signers does not name")
@@ -205,7 +205,7 @@ def test_signing_that_began_later_holds(spoilable: Path) -> None:
     _, first_signature, *_ = own(spoilable, "anchors")
     first_signature.unlink()
     done = command(spoilable, "audit", "--signers", str(spoilable / "signers"))
-    assert (done.returncode, "1 anchors are not signed." in done.stdout) == (0, True), done.stdout
+    assert (done.returncode, "1 anchor is not signed." in done.stdout) == (0, True), done.stdout
 
 
 def test_a_key_that_cannot_sign_leaves_the_anchor_unsigned(tmp_path: Path) -> None:

@@ -94,8 +94,9 @@ def read(folder: Path, text: str, **given: str) -> list[Row]:
 
 
 def test_a_list_says_why_and_by_whom(tmp_path: Path) -> None:
-    """Cells go before options; the report's own exceptions.csv, filled in, is such a list."""
-    rows = read(tmp_path, "study;state;instance;code;reason;accepted_by;role\n1.2;parked;;duplicate;twice there;m.roe;archivist\n1.3;;1.3.1;;;;\n",
+    """Cells go before options; the report's own exceptions.csv, filled in, is such a list: only its parked lines count."""
+    rows = read(tmp_path, "study;state;instance;code;reason;accepted_by;role\n1.2;parked;;duplicate;twice there;m.roe;archivist\n1.3;;1.3.1;;;;\n"
+                "1.4;migrated;;;;;\n1.5;accepted;;other;said before;j.doe;\n",
                 reason="lost", by="j.doe", role="head")  # fmt: skip
     assert [row.exempted for row in rows] == [
         decisions.Exempted("1.2", decisions.Signature("twice there", "m.roe", "archivist", "duplicate")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from migrate.errors import IdentityMismatch, ManifestLocked, ManifestTooNew
 from migrate.manifest import Lock, Manifest, decisions
+from migrate.manifest.audit import audit
+from migrate.manifest.file import open_reader
 from migrate.model import (
     DestinationLost,
     Failed,
@@ -77,12 +80,27 @@ def test_the_file_itself_refuses_what_the_law_forbids(tmp_path: Path) -> None:
 
 
 def test_another_pacs_or_bucket_is_refused(tmp_path: Path) -> None:
-    """The manifest knows which source and destination it is for."""
-    opened(tmp_path).close()
+    """The manifest knows which source and destination it is for, as soon as anything of the PACS is in it."""
+    manifest = opened(tmp_path)
+    manifest.commit([StudyFound(StudyRef("1.2"))])
+    manifest.close()
     with pytest.raises(IdentityMismatch):
         opened(tmp_path, source="B@c:2")
     with pytest.raises(IdentityMismatch):
         opened(tmp_path, destination="folder:/y")
+
+
+def test_a_mistyped_address_can_be_put_right(tmp_path: Path) -> None:
+    """While nothing was learnt of any PACS, another source and destination take the place of the first, on record, and every seal holds."""
+    opened(tmp_path).close()
+    manifest = opened(tmp_path, source="B@c:2", destination="folder:/y")
+    now = dict(manifest.execute("SELECT key, value FROM meta WHERE key IN ('source', 'destination')").fetchall())
+    told = [detail for (detail,) in manifest.execute("SELECT detail FROM event WHERE kind = 'meta' ORDER BY id")]
+    manifest.close()
+    assert now == {"source": "B@c:2", "destination": "folder:/y"}
+    assert [detail for detail in told if "'source'" in detail] == ["'source','A@b:1'", "'source','B@c:2'"]
+    with contextlib.closing(open_reader(tmp_path / "m.db")) as reader:
+        assert audit(reader, "").troubles == []
 
 
 def test_a_newer_file_is_left_untouched(tmp_path: Path) -> None:

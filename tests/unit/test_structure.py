@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LEVELS = {
-    "errors": 0, "failpoints": 0, "host": 0, "model": 0, "config": 0,
+    "counted": 0, "errors": 0, "failpoints": 0, "host": 0, "model": 0, "config": 0,
     "staging": 1, "dicom": 1, "lists": 1, "evidence": 1, "audit_trail": 1,
     "dicom.storing": 2, "dicom.receiver": 2, "dicom.scu": 2, "dicom.move": 2, "dicom.trial": 2,
     "scheduling": 3, "pipeline": 3, "sources": 3, "destinations": 3, "manifest": 3,
