@@ -26,7 +26,7 @@ from migrate.evidence.signing import signature, signed_by
 from migrate.failpoints import reach
 from migrate.host import sync_folder
 from migrate.manifest import Lock
-from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds
+from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds, knows_a_study
 from migrate.manifest.audit import Trouble
 from migrate.manifest.file import open_reader
 from migrate.staging.area import hash_file, local_error
@@ -39,7 +39,7 @@ _SMALL_BYTES = 256 << 20
 
 
 def drop(config: Config, destination: Destination, *, root: bool, snapshot: bool | None) -> Head | None:
-    """Anchor the manifest as it stands now; returns the seal, None where there is none or it is anchored already.
+    """Anchor the manifest as it stands now; returns the seal, None where it is anchored already or no study is known yet.
 
     `snapshot`: with a copy of the manifest if something has changed since the last one; None: only of a small manifest. Raises what the
     destination raises, LocalError, UsageError for a key that cannot sign.
@@ -48,6 +48,8 @@ def drop(config: Config, destination: Destination, *, root: bool, snapshot: bool
         reach("anchor-begun")
         source = config.manifest
         with contextlib.closing(open_reader(source)) as reader:
+            if not knows_a_study(reader):  # whoever begins anew by mistake shall not push the copies of what was aside
+                return None
             wanted = snapshot is not False and _wants_snapshot(config, destination, reader, small_only=snapshot is None)
         if wanted:
             source = scratch / "m.db"

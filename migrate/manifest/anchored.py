@@ -87,6 +87,11 @@ def head_and_root(connection: sqlite3.Connection, prefix: str, *, root: bool) ->
         connection.execute("ROLLBACK")
 
 
+def knows_a_study(connection: sqlite3.Connection) -> bool:
+    """Whether anything stands in the manifest that its loss would lose."""
+    return connection.execute("SELECT 1 FROM study LIMIT 1").fetchone() is not None
+
+
 def holds(connection: sqlite3.Connection, name: str) -> bool:
     """Whether the manifest has the seal of which this is the name."""
     number = name.partition("-")[0]

@@ -237,6 +237,17 @@ def test_a_manifest_that_is_gone_comes_back_from_the_newest_sound_copy(spoilable
     assert audit(folder) == (0, [])
 
 
+def test_a_manifest_without_a_study_leaves_no_anchor(spoilable: Path) -> None:
+    """Whoever begins anew by mistake, while the PACS is away, finds the old manifest's copy still the newest one, and it holds."""
+    anchors = own(spoilable, "anchors")
+    die(spoilable)
+    assert command(spoilable, "run").returncode == 20  # the PACS has gone
+    assert own(spoilable, "anchors") == anchors
+    die(spoilable)
+    assert command(spoilable, "restore-manifest").returncode == 0
+    assert audit(spoilable) == (0, [])
+
+
 def test_a_run_that_was_killed_and_lost_its_disk_goes_on_from_the_copy_made_on_the_way(tmp_path: Path) -> None:
     """Long runs copy the manifest while they go on; from such a copy the next run ends complete."""
     with pacs(tmp_path, "slow-answers=0.02", proof="snapshot_hours = 0.0001", studies=4):
