@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 
+from migrate.counted import counted
 from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, QueryRefused
 from migrate.errors import Interrupted
@@ -19,7 +20,7 @@ _WILDCARDS = frozenset("*?\\")
 _FIRST = string.digits + string.ascii_uppercase + string.ascii_lowercase + string.punctuation + " "
 _CHARACTERS = "".join(character for character in _FIRST if character not in _WILDCARDS)
 _LONGEST = 64  # characters of an ID (LO, PS3.5 6.2)
-_ODD = "{count} patients have a PatientID that cannot be asked for (empty, or with a wildcard or a letter that is not ASCII)"
+_ODD = "{who} a PatientID that cannot be asked for (empty, or with a wildcard or a letter that is not ASCII)"
 _CUT = (
     "it {cuts}; whoever has no PatientID, or one with a wildcard or a letter beyond ASCII, is in no "
     "part of such a list and may be hidden: ask the vendor for the number of patients"
@@ -63,7 +64,7 @@ class Listing:
         self._walk("", rows)
         cut_at = len(first) if self._studies.keys() - first else None
         odd = sum(not is_askable(patient) for patient in self._studies)
-        troubles = [self._trouble, _ODD.format(count=odd) if odd else "", _CUT.format(cuts=_cuts(cut_at)) if cut_at is not None else ""]
+        troubles = [self._trouble, _ODD.format(who=counted(odd, "patient has", "patients have")) if odd else "", _CUT.format(cuts=_cuts(cut_at)) if cut_at is not None else ""]
         askable = {patient: studies for patient, studies in sorted(self._studies.items()) if is_askable(patient)}
         return Listed(askable, ", and ".join(filter(None, troubles)), cut_at)
 
