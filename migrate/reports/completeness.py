@@ -45,6 +45,7 @@ _KINDS = ("missing", "unexpected", "conflict", "quarantined")
 _REMEDIES = {
     "Conflict": "The PACS sent different contents under the same UIDs; all are kept. Somebody has to look at them and `accept` the study.",
     "Quarantined": "What was sent cannot be read as it should. Look at the file in the staging folder, then `retry`, or `accept` it by its name (q1).",
+    "UnreadableRow": "The PACS lists something of the study without a valid UID. Ask its administrator what it is, then `retry`, or `accept` the study.",
     "EmptyAtSource": "The PACS lists the study and no image of it, and sends none. Nothing has to be done.",
 }
 """What to do about entries whose name is no class of errors."""
