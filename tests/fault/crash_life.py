@@ -79,6 +79,12 @@ class ScriptedSource:
     def close(self) -> None: ...
     def cut(self) -> None: ...
 
+    def quiet_in_s(self) -> float:
+        return 0.0
+
+    def by_patient(self) -> bool:
+        return False
+
     def studies(self, window: Window) -> Iterator[StudyFound]:
         yield StudyFound(STUDY, "20200505", ("CT",), 1)
 
