@@ -20,13 +20,13 @@ from types import TracebackType
 from tests.fault.failing_vfs import FailingVfs
 from tests.s3_server import ENVIRONMENT
 
-_LIMIT_S = 300.0  # a capped sweep asks thousands of questions, on a machine that does much else
+_LIMIT_S = 1800.0  # a capped sweep asks thousands of questions, on a machine that may do much else
 _TELLS_S = 30.0  # at most, for a dozen lines of each thread
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: `code` is negative for a signal, None where it had not ended after five minutes (`err` shows where it stood)."""
+    """How a run ended: `code` is negative for a signal, None where it had not ended after half an hour (`err` shows where it stood)."""
 
     code: int | None
     out: str
@@ -79,7 +79,7 @@ def _child(asked: dict[str, str]) -> None:
 
 
 def _waited(pid: int, kill_after_s: float | None) -> int | None:
-    """How a child ended; None for one that did not end within five minutes, which is made to tell where its threads are."""
+    """How a child ended; None for one that did not end within half an hour, which is made to tell where its threads are."""
     handle = os.pidfd_open(pid)
     try:
         limit_s = _LIMIT_S if kill_after_s is None else kill_after_s

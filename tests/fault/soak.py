@@ -179,12 +179,12 @@ class Soak:
             configure(folder, pacs.port, receiver, source=f"settle_s = 0.3\nassociations = {ASSOCIATIONS}", retry=RETRY, destination=bucket(name, store.endpoint_url))
             kills = 0
             for _ in range(self._dice.randrange(4, 12)):
-                ended = self._ended(forks.run(folder, "run", "--json", kill_after_s=self._dice.uniform(0.1, 2.5)), folder, name, known)
+                ended = self._ended(forks.run(folder, "run", "--json", kill_after_s=self._dice.uniform(0.1, 2.5)), folder, name, known, manners)
                 kills += ended.killed
                 if ended.code == 0:
                     break
             for _ in range(10):  # an overloaded store may end a run that begins with it
-                ended = self._ended(forks.run(folder, "run", "--json"), folder, name, known)
+                ended = self._ended(forks.run(folder, "run", "--json"), folder, name, known, manners)
                 if ended.code != 21:
                     break
             report = forks.run(folder, "report", "--json")
@@ -199,7 +199,7 @@ class Soak:
         self.count.faults[name] += 1
         return deed
 
-    def _ended(self, ended: Ended, folder: Path, name: str, known: Truth) -> Ended:
+    def _ended(self, ended: Ended, folder: Path, name: str, known: Truth, manners: list[str]) -> Ended:
         """One more run is over: nothing may be wrong now."""
         self.count.restarts += 1
         self.count.kills += ended.killed
@@ -207,7 +207,7 @@ class Soak:
         self.count.checks += 1
         self.count.wrong += unkept(folder / "manifests" / "test.db", folder / "staging", self._reader(name), known)
         if ended.code is None or "Traceback" in ended.err:
-            self.count.wrong.append(f"{folder.name}: a run hangs or breaks: {ended.err[-500:]}")
+            self.count.wrong.append(f"{folder.name}, {manners}: a run hangs or breaks: {ended.err[-9000:]}")
         return ended
 
     def _reader(self, name: str) -> Any:
