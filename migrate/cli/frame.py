@@ -53,7 +53,7 @@ def _set_verbosity(_: click.Context, __: click.Parameter, count: int) -> None:
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(count, 2)]
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("migrate").setLevel(level)
-    for name in ("pynetdicom", "pydicom", "boto3", "botocore", "urllib3"):  # they would name patients
+    for name in ("pydicom", "boto3", "botocore", "urllib3"):  # they would name patients
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 

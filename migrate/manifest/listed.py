@@ -42,8 +42,8 @@ def count_listed(manifest: Manifest, window_id: int) -> None:
     """Write down how many studies lists have shown in this sweep."""
     with manifest.transaction():
         manifest.execute(
-            "UPDATE window SET row_count = shown, study_count = shown FROM (SELECT count(*) AS shown FROM sighting WHERE window_id = ?1) "
-            "WHERE id = ?1", window_id,
+            "UPDATE window SET row_count = shown, study_count = shown FROM (SELECT count(*) AS shown FROM sighting WHERE window_id = ?) "
+            "WHERE id = ?", window_id, window_id,
         )  # fmt: skip
 
 

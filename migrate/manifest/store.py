@@ -205,9 +205,9 @@ class Manifest(Writer):
             self.effects.release.append(item)
         elif not item.copy:
             raised = self.execute(
-                "UPDATE instance SET proof = ?1, verified_seal = ?2 WHERE series_id = ?3 AND sop_uid = ?4 AND state = 3 AND proof < ?1 "
+                "UPDATE instance SET proof = ?, verified_seal = ? WHERE series_id = ? AND sop_uid = ? AND state = 3 AND proof < ? "
                 "RETURNING verified_at",
-                proof, self.sealer.number, self.series_id(item.ref.study, item.ref.series), item.ref.sop,
+                proof, self.sealer.number, self.series_id(item.ref.study, item.ref.series), item.ref.sop, proof,
             ).fetchall()  # fmt: skip
             for (verified_at,) in raised:
                 self.sealer.verified(item, verified_at, proof)

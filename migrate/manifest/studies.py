@@ -28,8 +28,8 @@ _ADD = (
 )
 _MERGED = "ON CONFLICT DO UPDATE SET outside = min(outside, excluded.outside)"
 _SEEN = (
-    "INSERT INTO sighting SELECT ?1, id, ?2 FROM study WHERE uid = ?3 AND seen_sweep = ?4 AND claimed_instances IS ?5 "
-    f"AND (?6 IS NULL OR date = ?6) AND state <> {int(StudyState.EXCLUDED)} {_MERGED}"
+    "INSERT INTO sighting SELECT ?, id, ? FROM study WHERE uid = ? AND seen_sweep = ? AND claimed_instances IS ? "
+    f"AND (? IS NULL OR date = ?) AND state <> {int(StudyState.EXCLUDED)} {_MERGED}"
 )
 
 
@@ -53,7 +53,7 @@ def _only_seen(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[in
         sweep = windows.get(row.window_id or 0)
         if sweep is None or row.excluded or row.shared:
             return False
-        shown.append((row.window_id, int(row.outside), row.study.study, sweep[0], row.claimed_instances, row.date))
+        shown.append((row.window_id, int(row.outside), row.study.study, sweep[0], row.claimed_instances, row.date, row.date))
     return manifest.connection.executemany(_SEEN, shown).rowcount == len(shown)
 
 
@@ -99,8 +99,8 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
         _seen_again(manifest, *each)
     for (sweep, bit), study_ids in unchanged.items():
         manifest.execute(
-            "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?1), found_sweep = coalesce(found_sweep, ?1), axes = axes | ?2 "
-            "WHERE id IN (SELECT value FROM json_each(?3))", sweep, bit, json.dumps(study_ids),
+            "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ? "
+            "WHERE id IN (SELECT value FROM json_each(?))", sweep, sweep, bit, json.dumps(study_ids),
         )  # fmt: skip
     manifest.connection.executemany(f"INSERT INTO sighting VALUES (?, ?, ?) {_MERGED}", sightings)
     return not added and not differing

@@ -47,7 +47,7 @@ def apply(connection: sqlite3.Connection, outcome: WindowFact, policy: RetryPoli
             )
         case WindowAsked(window_id):
             connection.execute(
-                "DELETE FROM sighting WHERE window_id = ?1 AND EXISTS (SELECT 1 FROM window WHERE id = ?1 AND state = 0)", (window_id,)
+                "DELETE FROM sighting WHERE window_id = ? AND EXISTS (SELECT 1 FROM window WHERE id = ? AND state = 0)", (window_id, window_id)
             )
         case WindowAnswered():
             _answered(connection, outcome)
@@ -84,15 +84,15 @@ def _plan(connection: sqlite3.Connection, planned: WindowsPlanned) -> None:
 def _answered(connection: sqlite3.Connection, answered: WindowAnswered) -> None:
     axis = connection.execute("SELECT axis FROM window WHERE id = ?", (answered.window_id,)).fetchone()
     studies, outside = connection.execute(  # some PACSs show what has no date for every range: that is not ignoring the date
-        "SELECT count(*), coalesce(sum(outside AND (?2 <> 'date' OR (SELECT date FROM study WHERE id = study_id) IS NOT NULL)), 0) "
-        "FROM sighting WHERE window_id = ?1", (answered.window_id, axis[0] if axis else "")
+        "SELECT count(*), coalesce(sum(outside AND (? <> 'date' OR (SELECT date FROM study WHERE id = study_id) IS NOT NULL)), 0) "
+        "FROM sighting WHERE window_id = ?", (axis[0] if axis else "", answered.window_id)
     ).fetchone()  # fmt: skip
     if answered.studies is not None:
         studies, outside = min(studies, answered.studies), min(outside, answered.studies)
     bit = AXIS_BITS[axis[0]] if axis else 0
     connection.execute(
-        "UPDATE study SET axes = axes | ?1 WHERE axes & ?1 = 0 AND id IN (SELECT study_id FROM sighting WHERE window_id = ?2 AND outside = 0)",
-        (bit, answered.window_id),
+        "UPDATE study SET axes = axes | ? WHERE axes & ? = 0 AND id IN (SELECT study_id FROM sighting WHERE window_id = ? AND outside = 0)",
+        (bit, bit, answered.window_id),
     )
     said = None
     if outside:

@@ -74,8 +74,8 @@ class Writer:
         """Move a study; entering FOUND or RETRIEVED starts its attempts anew."""
         fresh = ", attempts = 0, not_before = 0, stage = NULL" if state in (StudyState.FOUND, StudyState.RETRIEVED) else ""
         fresh += ", confirmed = 0" if state in (StudyState.FOUND, StudyState.PLANNED) else ""
-        self.execute(f"UPDATE study SET changed_at = CASE WHEN state = ?1 THEN changed_at ELSE ?2 END, state = ?1{fresh} WHERE id = ?3",
-                     int(state), now_ms(), study_id)  # fmt: skip
+        self.execute(f"UPDATE study SET changed_at = CASE WHEN state = ? THEN changed_at ELSE ? END, state = ?{fresh} WHERE id = ?",
+                     int(state), now_ms(), int(state), study_id)  # fmt: skip
         self.touched.add(study_id)
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:

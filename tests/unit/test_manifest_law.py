@@ -154,7 +154,7 @@ class Law(RuleBasedStateMachine):
 
     @rule(error=st.sampled_from([None, "PutFailed", "NoSuchError"]))
     def retry(self, error: str | None) -> None:
-        parked = self.manifest.one("SELECT count(*) FROM study WHERE state = 5 AND (?1 IS NULL OR error = ?1)", error)[0]
+        parked = self.manifest.one("SELECT count(*) FROM study WHERE state = 5 AND (? IS NULL OR error = ?)", error, error)[0]
         assert decisions.retry(self.manifest, error, []) == parked
 
     @rule()
