@@ -173,9 +173,9 @@ class Manifest(Writer):
             case InstanceVerified(item, proof):
                 self._verified(item, int(proof))
             case StagedLost(item, detail):
-                self._move(item, InstanceState.STAGED, InstanceState.EXPECTED, _gone(item))
-                self.log("staged file lost", detail, item.ref)
-                arrivals.lost(self, item.ref, detail)
+                if self._move(item, InstanceState.STAGED, InstanceState.EXPECTED, _gone(item)):
+                    self.log("staged file lost", detail, item.ref)
+                    arrivals.lost(self, item.ref, detail)
             case DestinationLost():
                 self._destination_lost(outcome)
             case Failed():

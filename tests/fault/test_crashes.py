@@ -341,8 +341,8 @@ def end_of_retrieve_not_behind_the_files() -> Any:
     stages, settled, apply = Migration._moving_stages, Pipeline._settled, Manifest._apply
     on_record = threading.Event()
 
-    def unordered(self: Any) -> Any:
-        made = stages(self)
+    def unordered(self: Any, *where: Any) -> Any:
+        made = stages(self, *where)
         for stage in made:
             stage.ordered = False
         return made

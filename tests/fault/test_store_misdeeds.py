@@ -248,7 +248,7 @@ def test_a_store_that_is_away_while_staging_fills(tmp_path: Path, server: S3Serv
         rig.configure("unreachable_s = 30", "unreachable_s = 4")
         code, out, err = rig.run()
         assert (code, out) == (21, ""), err
-        assert "Waiting for room" in err and "did not answer" in err
+        assert "Waiting for room" in err and "gave no answer" in err
         assert json.loads(rig.run("status")[1])["studies"]["parked"] == 0
         rig.configure("attempts = 3", "attempts = 1")
         rig.completes()

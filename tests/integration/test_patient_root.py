@@ -55,7 +55,7 @@ def test_every_data_set_arrives_and_no_patient_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("faults", [("refuse-many",), ("odd-patient-ids", "silent-cap=4")])
 def test_who_may_hide_in_a_list_of_patients_blocks_until_it_is_accepted(tmp_path: Path, faults: tuple[str, ...]) -> None:
     """A capped list, or one of patients who cannot be asked for, is one window that blocks; all others are migrated whole, and a signature settles it."""
-    with practice(tmp_path, "patient-root-only", *faults, studies=10) as archive:
+    with practice(tmp_path, "patient-root-only", *faults, studies=12) as archive:  # six patients: one more than either shows
         done = command(tmp_path, "run", "--json")
         blocking = [one for one in json.loads(command(tmp_path, "report", "--json").stdout)["enumeration"]["suspicious"] if one["blocks"]]
         accepted = command(tmp_path, "accept", "--window", blocking[0]["window"], "--reason", "the vendor counts as many", "--by", "J. Doe")

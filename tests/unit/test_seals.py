@@ -164,7 +164,7 @@ def test_roots_are_kept_until_something_moves(tmp_path: Path) -> None:
         database.execute("UPDATE study_root SET leaves = leaves + 1 WHERE study_id = (SELECT id FROM study WHERE uid = '1.2')")
         database.execute("INSERT INTO study_root VALUES (99, 1, zeroblob(32))")
     assert [str(each) for each in audited(tmp_path / "m.db").troubles] == [
-        "study 1.2: the root that is kept of it is not that of its instances", "study_root: 1 rows belong to nothing"]
+        "study 1.2: the root that is kept of it is not that of its instances", "study_root: 1 row belongs to nothing"]
 
 
 def test_every_image_is_proven_to_be_under_the_root_without_naming_another(file: Path) -> None:
