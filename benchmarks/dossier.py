@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 from migrate.manifest.file import open_reader
 from migrate.reports import write_dossier
-write_dossier(open_reader(Path(sys.argv[1])), Path(sys.argv[2]), prefix="")
+write_dossier(open_reader(Path(sys.argv[1])), Path(sys.argv[2]), prefix="", parquet="--parquet" in sys.argv)
 """
 
 
@@ -94,7 +94,9 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=1_000_000)
     parser.add_argument("--of-series", type=int, default=25, help="instances of each series; a study has two")
     parser.add_argument("--manifest", type=Path, help="keep the filled manifest here, or take it from here")
+    parser.add_argument("--parquet", action="store_true", help="with instances.parquet, which needs pyarrow")
     options = parser.parse_args()
+    more = ["--parquet"] if options.parquet else []
     with tempfile.TemporaryDirectory() as name:
         path = options.manifest or Path(name) / "m.db"
         if not path.exists():
@@ -106,7 +108,7 @@ def main() -> None:
             print(f"filled {options.instances:,} instances in {time.perf_counter() - began:.0f} s, {path.stat().st_size / 2**20:,.0f} MiB")
         folder = Path(name) / "dossier"
         print("| Step | Wall s | CPU s | Memory MiB |\n|---|---|---|---|")
-        print("| writing | {:.0f} | {:.0f} | {:.0f} |".format(*measured([sys.executable, "-c", _WRITE, str(path), str(folder)])))
+        print("| writing | {:.0f} | {:.0f} | {:.0f} |".format(*measured([sys.executable, "-c", _WRITE, str(path), str(folder), *more])))
         sizes = {file.relative_to(folder).as_posix(): file.stat().st_size / 2**20 for file in folder.rglob("*") if file.is_file()}
         print("| checking | {:.0f} | {:.0f} | {:.0f} |".format(*measured([sys.executable, str(folder / "verify_dossier.py"), str(folder)])))
         print(f"\n{sum(sizes.values()):,.0f} MiB in all: " + ", ".join(f"{file} {size:,.1f}" for file, size in sorted(sizes.items()) if size >= 0.1))

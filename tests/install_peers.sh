@@ -6,6 +6,7 @@ command -v storescp >/dev/null || missing="$missing dcmtk"
 command -v Orthanc >/dev/null || test -x /usr/sbin/Orthanc || missing="$missing orthanc"
 command -v chromium >/dev/null || missing="$missing chromium"
 command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
+command -v xmllint >/dev/null || missing="$missing libxml2-utils"
 command -v openssl >/dev/null || missing="$missing openssl"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" = 0 ]; then sudo=""; elif command -v sudo >/dev/null; then sudo="sudo -n"; else

@@ -183,9 +183,13 @@ def _run(command: Sequence[str], content: bytes | None = None) -> subprocess.Com
 
 
 def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    """The program's last line, without its end."""
-    lines = [line.strip() for line in (done.stderr or done.stdout).decode("utf-8", "replace").splitlines() if line.strip()]
-    return (lines or [f"it ended with {done.returncode}"])[-1].rstrip(".")
+    """The program's last line, without its end; of an error of openssl's, the reason."""
+    lines = [line.strip() for line in (done.stderr or done.stdout).decode("utf-8", "replace").splitlines()]
+    last = next((line for line in reversed(lines) if line and not line.startswith("Using configuration")), f"it ended with {done.returncode}")
+    if ":error:" in last:  # thread:error:code:library:function:reason:file:line:more
+        *_, reason, _, _, more = last.split(":", 8)[-4:]
+        last = f"{reason}: {more}" if more else reason
+    return last.rstrip(".")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -18,43 +18,27 @@ from xml.etree import ElementTree
 import pytest
 
 from migrate.audit_trail.delivery import open_trail
+from migrate.audit_trail.messages import MINOR_FAILURE, Query
 from migrate.config import load
-from migrate.dicom.identifier import decode_identifier
+from migrate.dicom.identifier import decode_identifier, encode_identifier
 from migrate.errors import ConfigError, DiskFailing
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from tests.ports import free_port
 from tests.runs import command, configure, here, truth
 
-# PS3.15 A.5.1: child elements in their order, attributes that must be there, attributes that may be.
-_CODED = ((), {"csd-code", "codeSystemName", "originalText"}, {"displayName"})
-SCHEMA = {
-    "AuditMessage": (("EventIdentification", "ActiveParticipant+", "AuditSourceIdentification", "ParticipantObjectIdentification*"), set(), set()),
-    "EventIdentification": (("EventID", "EventTypeCode*", "EventOutcomeDescription?"), {"EventDateTime", "EventOutcomeIndicator"}, {"EventActionCode"}),
-    "EventID": _CODED, "EventTypeCode": _CODED, "RoleIDCode": _CODED, "ParticipantObjectIDTypeCode": _CODED,
-    "EventOutcomeDescription": ((), set(), set()),
-    "ActiveParticipant": (("RoleIDCode*",), {"UserID", "UserIsRequestor"}, {"AlternativeUserID", "UserName", "NetworkAccessPointID", "NetworkAccessPointTypeCode"}),
-    "AuditSourceIdentification": (("AuditSourceTypeCode*",), {"AuditSourceID"}, {"AuditEnterpriseSiteID"}),
-    "AuditSourceTypeCode": ((), {"csd-code"}, set()),
-    "ParticipantObjectIdentification": (
-        ("ParticipantObjectIDTypeCode", "ParticipantObjectName?", "ParticipantObjectQuery?", "ParticipantObjectDetail*", "ParticipantObjectDescription*"),
-        {"ParticipantObjectID"}, {"ParticipantObjectTypeCode", "ParticipantObjectTypeCodeRole"},
-    ),
-    "ParticipantObjectName": ((), set(), set()), "ParticipantObjectQuery": ((), set(), set()),
-    "ParticipantObjectDetail": ((), {"type", "value"}, set()),
-    "ParticipantObjectDescription": (("SOPClass*", "Encrypted?"), set(), set()),
-    "SOPClass": ((), {"NumberOfInstances"}, {"UID"}), "Encrypted": ((), set(), set()),
-}  # fmt: skip
+SCHEMA = Path(__file__).parents[1] / "audit-message.rng"
 
 
-def fits(element: ElementTree.Element) -> None:
-    """The element is as the schema wants it."""
-    children, needed, allowed = SCHEMA[element.tag]
-    assert needed <= set(element.attrib) <= needed | allowed
-    pattern = "".join(f"(?:{child.rstrip('+*?')} ){child[len(child.rstrip('+*?')):]}" for child in children)
-    assert re.fullmatch(pattern, "".join(f"{child.tag} " for child in element))
-    for child in element:
-        fits(child)
+def mistakes(messages: list[bytes], folder: Path) -> dict[int, str]:
+    """What xmllint finds against the schema of PS3.15 A.5.1, by the messages' positions."""
+    folder.mkdir()
+    for number, text in enumerate(messages):
+        (folder / f"{number:06}.xml").write_bytes(text)
+    names = sorted(path.name for path in folder.iterdir())
+    done = subprocess.run(["xmllint", "--noout", "--relaxng", str(SCHEMA), *names], cwd=folder, capture_output=True, text=True)
+    assert len(re.findall(r"^\d{6}\.xml (?:validates|fails to validate)$", done.stderr, re.M)) == len(names) > 0, done.stderr
+    return {int(name): why for name, why in re.findall(r"^(\d{6})\.xml:\d+: (.*)$", done.stderr, re.M)}
 
 
 def event_of(message: ElementTree.Element) -> str:
@@ -78,9 +62,8 @@ def test_a_run_leaves_its_trail_in_a_file(tmp_path: Path) -> None:
     with audited(tmp_path, 'file = "audit.xml"\nsite = "St. Elsewhere"', archive):
         assert here(tmp_path, "run")[0] == 0
     text = (tmp_path / "audit.xml").read_text(encoding="utf-8")
+    assert mistakes([line.encode() for line in text.splitlines()], tmp_path / "messages") == {}
     messages = [ElementTree.fromstring(line) for line in text.splitlines()]
-    for message in messages:
-        fits(message)
     counts = Counter(event_of(message) for message in messages)
     assert (counts["Application Activity"], counts["Begin Transferring DICOM Instances"], counts["DICOM Instances Transferred"]) == (2, 3, 3)
     came = Counter[str]()
@@ -95,6 +78,44 @@ def test_a_run_leaves_its_trail_in_a_file(tmp_path: Path) -> None:
     assert {key[0x0020000D].strip(b"\0").decode() for key in keys if 0x0020000D in key} == set(came)
     assert "^" not in text  # as every patient's name has it
     assert (tmp_path / "audit.xml").stat().st_mode & 0o077 == 0
+
+
+def of_every_kind(folder: Path) -> list[bytes]:
+    """Each message that can be written, as it is when all goes well and when it fails, with addresses and with names of machines."""
+    for host in ("10.20.30.40", "old-pacs.example.org"):
+        path = configure(folder, 1, 1)
+        path.write_text(f'{path.read_text().replace("127.0.0.1", host)}[audit]\nfile = "{host}.xml"\n')
+        trail = open_trail(load(path))
+        assert trail is not None
+        query = Query("1.2.840.10008.5.1.4.1.2.2.1", encode_identifier({0x00080052: "STUDY", 0x00080020: "20240101-"}, "1.2.840.10008.1.2"), "1.2.840.10008.1.2")
+        trail.application(started=True)
+        trail.queried(query)
+        trail.queried(query, MINOR_FAILURE, 'SourceRefused: <&"> ü')
+        trail.begins("1.2.3")
+        trail.transferred("1.2.3", {})
+        trail.transferred("1.2.3", {"1.2.840.10008.5.1.4.1.1.2": 3, "": 1}, MINOR_FAILURE, "SourceIncomplete")
+        trail.end(20)
+    return [line for path in sorted(folder.glob("*.xml")) for line in path.read_bytes().splitlines()]
+
+
+def test_every_message_fits_the_schema_of_the_standard(tmp_path: Path) -> None:
+    """An independent validator finds each kind of message, good and failed, valid by PS3.15 A.5.1."""
+    messages = of_every_kind(tmp_path)
+    kinds = Counter(event_of(ElementTree.fromstring(text)) for text in messages)
+    assert kinds == {"Application Activity": 4, "Query": 4, "Begin Transferring DICOM Instances": 2, "DICOM Instances Transferred": 4}
+    assert mistakes(messages, tmp_path / "messages") == {}
+
+
+@pytest.mark.parametrize(("right", "wrong"), [
+    (b' EventDateTime="', b' EventTime="'), (b"+00:00", b" UTC"), (b'EventOutcomeIndicator="4"', b'EventOutcomeIndicator="5"'), (b"csd-code", b"code"),
+    (b'NumberOfInstances="3"', b'NumberOfInstances="many"'), (b"<ParticipantObjectName>1.2.3</ParticipantObjectName>", b""),
+    (b'UserIsRequestor="true"', b'UserIsRequestor="yes"'), (b"<Encrypted>", b"<Anonymized>true</Anonymized><Encrypted>"), (b' ParticipantObjectID="1.2.3"', b""),
+    (b'NetworkAccessPointTypeCode="1"', b'NetworkAccessPointTypeCode="9"'), (b"<AuditSourceIdentification", b"<More /><AuditSourceIdentification"),
+])  # fmt: skip
+def test_the_validator_sees_what_is_wrong(tmp_path: Path, right: bytes, wrong: bytes) -> None:
+    """A message that was sound is refused once something of it is as the standard forbids: else the tests above would show nothing."""
+    sound = next(text for text in reversed(of_every_kind(tmp_path)) if right in text)
+    assert list(mistakes([sound, sound.replace(right, wrong, 1)], tmp_path / "messages")) == [1]
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +159,7 @@ def test_a_syslog_server_gets_each_message_over_tls(tmp_path: Path, certificate:
         assert trail.end(0) == 0
     heads = [frame.partition(b"\xef\xbb\xbf")[0].decode() for frame in frames]
     assert [re.sub(r" \d{4}-\d\d-\d\dT[\d:.]+Z \S+ pacs-migrate \d+ ", " ", head) for head in heads] == ["<85>1 DICOM+RFC3881 - "] * 2
-    for frame in frames:
-        fits(ElementTree.fromstring(frame.partition(b"\xef\xbb\xbf")[2]))
+    assert mistakes([frame.partition(b"\xef\xbb\xbf")[2] for frame in frames], tmp_path / "messages") == {}
 
 
 def test_a_syslog_server_that_never_comes_stops_nothing(tmp_path: Path, certificate: Path) -> None:

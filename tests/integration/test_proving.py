@@ -97,6 +97,16 @@ def test_an_image_is_proven_by_a_page_of_code(ran_twice: Path) -> None:
     assert (unknown.returncode, unknown.stdout) == (3, "")
 
 
+def test_the_anchors_of_another_destination_are_refused(spoilable: Path) -> None:
+    """An audit beside a copy of the bucket under another name says whose manifest this is, with exit 2; offline it needs no destination."""
+    path = spoilable / "migrate.toml"
+    shutil.copytree(spoilable / "bucket", spoilable / "elsewhere")
+    path.write_text(path.read_text().replace('path = "bucket"', 'path = "elsewhere"'))
+    done = command(spoilable, "audit")
+    assert (done.returncode, "This manifest belongs to the destination" in done.stderr, "elsewhere" in done.stderr) == (2, True, True), done.stderr
+    assert command(spoilable, "audit", "--offline").returncode == 0
+
+
 def test_what_was_changed_ends_with_3_and_is_named(spoilable: Path) -> None:
     """A changed size is named by seal and study; the audit changes nothing of the file and needs no key."""
     file = manifest_of(spoilable)

@@ -165,3 +165,31 @@ def test_a_time_stamp_is_asked_for_and_checked_offline(dossier: Path, tmp_path: 
     shutil.copy(tmp_path / "signers", dossier / "dossier.sig")
     with pytest.raises(UsageError, match="does not hold"):
         signing.time_stamp_answer(dossier, answer, authority / "ca.pem")
+
+
+def answered(authority: Path, request: Path, answer: Path) -> Path:
+    """What the authority says to a request, also if that is no."""
+    subprocess.run(["openssl", "ts", "-reply", "-config", str(authority / "tsa.cnf"), "-queryfile", str(request), "-out", str(answer)], capture_output=True)
+    return answer
+
+
+def test_a_wrong_answer_of_an_authority_is_refused_and_not_kept(dossier: Path, tmp_path: Path, authority: Path) -> None:
+    """For another signature, refused by the authority, by one that the CA does not name, cut short, empty, the token alone, without the certificate: each by its reason."""
+    signing.sign(dossier, new_key(tmp_path))
+    request = signing.time_stamp_request(dossier)
+    good = answered(authority, request, tmp_path / "good")
+    for name, what in (("other", ["-data", str(dossier / "contents.sha256"), "-sha256", "-cert"]), ("refused", ["-data", str(dossier / "dossier.sig"), "-sha512"]),
+                       ("bare", ["-data", str(dossier / "dossier.sig"), "-sha256"])):  # fmt: skip
+        subprocess.run(["openssl", "ts", "-query", *what, "-out", str(tmp_path / f"{name}.tsq")], check=True, capture_output=True)
+        answered(authority, tmp_path / f"{name}.tsq", tmp_path / name)
+    (tmp_path / "cut").write_bytes(good.read_bytes()[:300])
+    (tmp_path / "empty").write_bytes(b"")
+    subprocess.run(["openssl", "ts", "-reply", "-in", str(good), "-token_out", "-out", str(tmp_path / "token")], check=True, capture_output=True)
+    stranger = subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "/dev/null",
+                               "-subj", "/CN=stranger", "-days", "2"], check=True, capture_output=True).stdout  # fmt: skip
+    (tmp_path / "stranger.pem").write_bytes(stranger)
+    for name, reason in (("other", "message imprint mismatch"), ("refused", "status text: Message digest algorithm is not supported"), ("cut", "not enough data"),
+                         ("empty", "."), ("token", "nested asn1 error"), ("bare", "signer certificate not found"), ("good", "certificate verify error")):  # fmt: skip
+        ca = tmp_path / "stranger.pem" if name == "good" else authority / "ca.pem"
+        done = cli("sign", dossier, "--time-stamp-answer", tmp_path / name, "--time-stamp-ca", ca)
+        assert (done.returncode, reason in done.stderr, "routines" in done.stderr, (dossier / "dossier.tsr").exists()) == (2, True, False, False), (name, done.stderr)
