@@ -26,11 +26,12 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """So many objects of this size, in a study of their own."""
+    """So many objects of this size, in a study of their own, or spread over `parts` studies whose UIDs begin with it."""
 
     count: int
     size_bytes: int
     study: str
+    parts: int = 1
 
     def __str__(self) -> str:
         size = self.size_bytes
@@ -39,6 +40,11 @@ class Shape:
     @property
     def total_bytes(self) -> int:
         return self.count * self.size_bytes
+
+    @property
+    def studies(self) -> list[str]:
+        """The UIDs of the studies."""
+        return [self.study] if self.parts == 1 else [f"{self.study}.{part}" for part in range(self.parts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +57,10 @@ class Turn:
     apart_cpu_s: float = 0.0
 
 
-def shapes(scale: float) -> list[Shape]:
-    """CT-like, small and enhanced multi-frame objects; `scale` cuts the number of objects (at least one), not their size."""
+def shapes(scale: float, parts: int = 1) -> list[Shape]:
+    """CT-like, small and enhanced multi-frame objects; `scale` cuts the number of objects (at least one a study), not their size."""
     sizes = ((2000, 512 << 10), (4000, 24 << 10), (4, 512 << 20))
-    return [Shape(max(1, round(n * scale)), size, f"{ROOT}.9.{at}") for at, (n, size) in enumerate(sizes, 1)]
+    return [Shape(max(parts, round(n * scale)), size, f"{ROOT}.9.{at}", parts) for at, (n, size) in enumerate(sizes, 1)]
 
 
 def make_files(folder: Path, shape: Shape) -> list[Path]:
@@ -65,13 +71,15 @@ def make_files(folder: Path, shape: Shape) -> list[Path]:
     meta.MediaStorageSOPClassUID = SECONDARY_CAPTURE
     dataset = Dataset()
     dataset.SOPClassUID, dataset.PatientID, dataset.PatientName = SECONDARY_CAPTURE, "BENCH", "BENCH"
-    dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.Modality = shape.study, f"{shape.study}.1", "OT"
+    dataset.Modality = "OT"
     dataset.Rows, dataset.Columns, dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 64, 64, 8, 8, 7
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PixelRepresentation = 1, "MONOCHROME2", 0
     dataset.NumberOfFrames = shape.size_bytes // 4096
     files = []
     for number in range(1, shape.count + 1):
-        dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"{shape.study}.1.{number}"
+        study = shape.studies[number % shape.parts]
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, f"{study}.1"
+        dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID = f"{study}.1.{number}"
         dataset.PixelData = os.urandom(shape.size_bytes // 4096 * 4096)
         dataset.file_meta = meta
         files.append(folder / f"{number}.dcm")
@@ -85,9 +93,15 @@ def cpu_s_of(pid: int) -> float:
     return sum(int(field) for field in fields[11:15]) / _TICKS_PER_S
 
 
+def children_cpu_s() -> float:
+    """User and system seconds of all processes that this one has started and waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def timed_run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Turn:
     """Run a command to its end. Raises RuntimeError with what it said if it fails."""
-    before, began = os.times(), time.monotonic()
+    before, began = children_cpu_s(), time.monotonic()
     done = subprocess.run(
         command,
         capture_output=True,
@@ -96,10 +110,9 @@ def timed_run(command: Sequence[str], environment: Mapping[str, str] | None = No
         check=False,
         env={**os.environ, **(environment or {})},
     )
-    wall_s, after = time.monotonic() - began, os.times()
+    wall_s, cpu_s = time.monotonic() - began, children_cpu_s() - before
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout[-500:]}{done.stderr[-1500:]}")
-    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
     return Turn(wall_s, cpu_s)
 
 
