@@ -74,12 +74,17 @@ def is_locked(manifest: Path) -> bool:
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
-    """The file's schema version. Raises ManifestError if this is no manifest of ours."""
+    """The file's schema version; 0 where its making was cut short, be it that only a writer can take back what was begun.
+
+    Raises ManifestError if this is no manifest of ours, sqlite3.OperationalError if it cannot be read.
+    """
     try:
         row = connection.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
         return int(row[0]) if row else 0
-    except sqlite3.OperationalError:
-        return 0
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname in ("SQLITE_ERROR", "SQLITE_READONLY_ROLLBACK"):  # no such table; a journal of the time before the log
+            return 0
+        raise
     except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: text that is no UTF-8, or no number
         raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
 
@@ -92,9 +97,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
     if not create and not path.exists():
         raise NoManifest(f"There is no manifest {path}.")
     if path.exists() and path.stat().st_size:
-        with open_reader(path) as reader:
-            _refuse_newer(schema_version(reader, path), path)
-        reader.close()
+        _read_only(path)[0].close()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(PermissionError):  # a folder of others, which we may pass through but not read
@@ -140,21 +143,27 @@ def telling_disk(path: Path) -> Iterator[None]:
         raise disk_error(error, path) from error
 
 
-def _refuse_newer(version: int, path: Path) -> None:
-    if version > SCHEMA_VERSION:
-        raise ManifestTooNew(f"The manifest {path} has schema {version}; this version knows {SCHEMA_VERSION}.")
-
-
 def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection that never locks out the writer. Raises NoManifest, ManifestTooNew, DiskFull, DiskFailing."""
+    connection, version = _read_only(path)
+    if not version:
+        connection.close()
+        raise NoManifest(f"{path} is no manifest yet: its making was cut short.")
+    return connection
+
+
+def _read_only(path: Path) -> tuple[sqlite3.Connection, int]:
+    """(the connection, the schema's version, 0 where the manifest's making was cut short). Raises as `open_reader` does."""
     if not path.exists():
         raise NoManifest(f"There is no manifest {path}.")
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
-        _refuse_newer(schema_version(connection, path), path)
+        version = schema_version(connection, path)
     except sqlite3.OperationalError as error:
         raise disk_error(error, path, "read", hint=_LOOK) from error
-    return connection
+    if version > SCHEMA_VERSION:
+        raise ManifestTooNew(f"The manifest {path} has schema {version}; this version knows {SCHEMA_VERSION}.")
+    return connection, version
 
 
 def _write_law(connection: sqlite3.Connection) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import sqlite3
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from migrate.dicom.part10 import read_header
@@ -28,12 +30,22 @@ SELECT count(*) FROM study JOIN series ON series.study_id = study.id JOIN instan
 """
 
 
+@contextlib.contextmanager
+def _copied(manifest: Path) -> Iterator[Path]:
+    """A copy with its log or journal: what was begun can be taken back there, as the next writer does, and all stays as it is."""
+    with tempfile.TemporaryDirectory(dir=manifest.parent.parent) as folder:
+        for name in ("", "-wal", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(f"{manifest}{name}", Path(folder) / f"copy.db{name}")
+        yield Path(folder) / "copy.db"
+
+
 def unkept(manifest: Path, staging: Path, read: Callable[[str], bytes | None], truth: Truth) -> list[str]:
     """The promises of a manifest that are not kept: none, always. `read` gives an object by its key."""
     if not manifest.exists() or not manifest.stat().st_size:
         return []
     wrong: list[str] = []
-    with contextlib.closing(sqlite3.connect(f"{manifest.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    with _copied(manifest) as copy, contextlib.closing(sqlite3.connect(copy)) as connection:
         if connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'copy'").fetchone()[0] == 0:
             return []  # killed while it was made
         if (found := connection.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":

@@ -28,7 +28,8 @@ def small() -> Iterator[Rig]:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(("kind", "lasting"), [("full", "+"), ("io", ""), *([("full", ""), ("io", "+")] if ALL else [])])
 def test_each_operation_on_the_manifest_fails(small: Rig, kind: str, lasting: str) -> None:
-    """The nth write, truncation, sync, opening or deletion of SQLite fails, or it and all that follow: 22 and a sentence, or survived."""
+    """The nth write, truncation, sync, opening or deletion of SQLite fails, or it and all that follow: 22 and a sentence, or survived;
+    `status` reads what is left, or says that no manifest was made."""
     ends: Counter[tuple[str, int | None]] = Counter()
     number = 1
     while True:
@@ -41,6 +42,8 @@ def test_each_operation_on_the_manifest_fails(small: Rig, kind: str, lasting: st
         assert ended.code in (0, 22), f"{at}: exit {ended.code}, {ended.err}"
         assert "Traceback" not in ended.err, f"{at}: {ended.err}"
         assert ended.code == 0 or "Error: " in ended.err, f"{at}: {ended.err}"
+        looked = small.forks.run(folder, "status")
+        assert looked.code in (0, 10) and "Traceback" not in looked.err, f"{at}: status ends with {looked.code}, {looked.err}"
         small.finish(folder, at)
         number += STRIDE
     print(f"{kind}{lasting}: {number - 1} operations, how runs ended: {dict(ends)}")
