@@ -18,7 +18,7 @@ class FolderSettings:
 
 @dataclass(frozen=True, slots=True)
 class S3Settings:
-    """[destination] of kind s3. `part_bytes`: what is larger than two of these goes up in parts of it."""
+    """[destination] of kind s3. `part_bytes`: what is larger than two of these goes up in parts of it; `retries`: of one request."""
 
     bucket: str
     prefix: str = ""
@@ -30,6 +30,8 @@ class S3Settings:
     workers: int = 8
     part_bytes: int = 8 << 20
     allow_http: bool = False
+    retries: int = 4  # with growing waits, some seconds in all; minutes and more are the manifest's
+    first_wait_s: float = 0.5  # at most: doubles, with jitter
 
     @property
     def in_parts_from_bytes(self) -> int:
@@ -63,7 +65,8 @@ class AuditSettings:
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """[source]: the PACS. `associations`: the most C-MOVEs at once."""
+    """[source]: the PACS. `associations`: the most C-MOVEs at once; `room_s`: how long uploads may take to release the next staged
+    file; `full_s`: a disk that takes nothing for so long is full, before that another study's images may be on their way through it."""
 
     host: str
     port: int
@@ -77,6 +80,8 @@ class SourceSettings:
     modalities: tuple[str, ...] = ()  # only studies with one of these; empty: all
     tls: TlsSettings | None = None
     allow_cleartext: bool = False
+    room_s: float = 30.0
+    full_s: float = 2.0
 
     @property
     def bounded(self) -> bool:

@@ -20,8 +20,6 @@ from migrate.destinations.s3_answers import NoAnswer, StoreSaid, boto_errors
 from migrate.destinations.s3_http import CONNECT_S, Road
 from migrate.errors import DestinationRefused
 
-_RETRIES = 4  # with growing waits, some seconds in all; minutes and more are the caller's
-_FIRST_WAIT_S = 0.5  # at most: doubles, with jitter
 _OUT_OF_DATE = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}
 
 T = TypeVar("T")
@@ -35,7 +33,6 @@ class Access:
 
     def __init__(self, settings: S3Settings, *, read_timeout_s: float) -> None:
         self.settings, self._read_timeout_s = settings, read_timeout_s
-        self.retries, self.first_wait_s = _RETRIES, _FIRST_WAIT_S
         core = botocore.session.Session()
         with boto_errors():
             self._session = boto3.Session(botocore_session=core, region_name=settings.region)

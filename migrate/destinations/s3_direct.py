@@ -71,8 +71,8 @@ class Direct:
             except (OSError, HTTPException) as error:
                 trouble = NoAnswer(_reason(error) if time.monotonic() < until else f"nothing was finished within {limit_s:.0f} s")
                 trouble.__cause__ = error
-            wait_s = random.uniform(0, self._access.first_wait_s * 2**retries)
-            if retries >= self._access.retries or not _passes(trouble) or time.monotonic() + wait_s >= until or self._closed.wait(wait_s):
+            wait_s = random.uniform(0, self._access.settings.first_wait_s * 2**retries)
+            if retries >= self._access.settings.retries or not _passes(trouble) or time.monotonic() + wait_s >= until or self._closed.wait(wait_s):
                 raise trouble
             retries += 1
 

@@ -100,7 +100,7 @@ class Parts:
                     part_size=access.settings.part_bytes, multipart_upload_threshold=access.settings.in_parts_from_bytes, memory_limit=_MEMORY_BYTES,
                     fio_options=S3FileIoOptions(should_stream=True), connect_timeout_ms=CONNECT_S * 1000,
                     max_active_connections_override=access.settings.workers,
-                    retry_config=S3RetryConfig(max_retries=access.retries, backoff_scale_factor_ms=round(access.first_wait_s * 1000)),
+                    retry_config=S3RetryConfig(max_retries=access.settings.retries, backoff_scale_factor_ms=round(access.settings.first_wait_s * 1000)),
                 )  # fmt: skip
             return self._client
 

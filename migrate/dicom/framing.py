@@ -11,8 +11,6 @@ EXPLICIT_LE = "1.2.840.10008.1.2.1"
 DEFLATED_LE = "1.2.840.10008.1.2.1.99"
 EXPLICIT_BE = "1.2.840.10008.1.2.2"
 
-MAX_DEPTH = 64
-MAX_ELEMENTS = 2_000_000
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -47,6 +45,17 @@ class CannotWalk(Exception):
     """The framing breaks; the text names tags and offsets only."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far a walk goes: open sequences within each other, elements and items in all, and what a deflated data set may come to."""
+
+    depth: int = 64
+    elements: int = 2_000_000
+    inflated_bytes: int = 512 << 20
+
+
+LIMITS = Limits()
+
 @dataclass(slots=True)
 class Seen:
     """What a walk has met so far, also when it ends early."""
@@ -57,6 +66,7 @@ class Seen:
     pixel_bytes: int | None = None  # None: none, or in fragments
     provider: bool = False
     big: bool = False
+    limits: Limits = LIMITS
 
 
 def _name(tag: int) -> str:
@@ -94,6 +104,7 @@ def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> N
     size, big, notes, kept = len(view), seen.big, seen.notes, seen.kept
     if position >= size:
         raise CannotWalk("the data set is empty")
+    most, deepest = seen.limits.elements, seen.limits.depth
     tags, shorts, longs = _FORMATS[big]
     declared = transfer_syntax != IMPLICIT_LE
     explicit = _is_explicit(view, position, size, declared, big)
@@ -115,7 +126,7 @@ def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> N
             continue
         if explicit and kind < _SEQUENCE:  # a run of ordinary elements; the first one that is anything else ends it
             heads = _HEADS[big]
-            while position + 8 <= end and headers < MAX_ELEMENTS:
+            while position + 8 <= end and headers < most:
                 group, element, vr, length = heads(view, position)
                 tag, after = group << 16 | element, position + 8 + length
                 if vr not in _SHORT or not last < tag < _PIXEL_GROUP or after > end or length & 1:
@@ -136,8 +147,8 @@ def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> N
                 return
             _fail("an element header is cut", position)
         headers += 1
-        if headers > MAX_ELEMENTS:
-            _fail(f"more than {MAX_ELEMENTS} elements", position)
+        if headers > most:
+            _fail(f"more than {most} elements", position)
         group, element = tags(view, position)
         tag = group << 16 | element
         length = longs(view, position + 4)[0]
@@ -227,8 +238,8 @@ def walk(view: memoryview, position: int, transfer_syntax: str, seen: Seen) -> N
                 else:
                     _fail("this VR must have a length", start, tag)
             depth += 1
-            if depth > MAX_DEPTH:
-                _fail(f"sequences nested deeper than {MAX_DEPTH}", start, tag)
+            if depth > deepest:
+                _fail(f"sequences nested deeper than {deepest}", start, tag)
             continue
 
         # -- a delimiter closed the frame

@@ -23,6 +23,7 @@ from migrate.dicom.framing import (
     EXPLICIT_BE,
     EXPLICIT_LE,
     FRAMES,
+    LIMITS,
     PHOTOMETRIC,
     PIECE,
     ROWS,
@@ -32,11 +33,11 @@ from migrate.dicom.framing import (
     SOP_CLASS,
     STUDY,
     CannotWalk,
+    Limits,
     Seen,
     walk,
 )
 
-MAX_INFLATED_BYTES = 512 << 20
 _READ_WHOLE_BYTES = 256 << 10
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
@@ -76,13 +77,13 @@ def scan_file(path: Path, offset: int, transfer_syntax: str, crc: int | None = N
             return _scan(mapped, offset, transfer_syntax, crc, lambda start, end: _crc_of_file(file.fileno(), start, end))
 
 
-def scan(buffer: Buffer, offset: int, transfer_syntax: str, crc: int | None = None) -> Scan:
+def scan(buffer: Buffer, offset: int, transfer_syntax: str, crc: int | None = None, *, limits: Limits = LIMITS) -> Scan:
     """Walk the data set that begins at `offset` of a buffer; `crc` as above. Never raises for what stands in the buffer."""
-    return _scan(buffer, offset, transfer_syntax, crc, lambda start, end: _crc_of_buffer(buffer, start, end))
+    return _scan(buffer, offset, transfer_syntax, crc, lambda start, end: _crc_of_buffer(buffer, start, end), limits)
 
 
-def _scan(buffer: Buffer, offset: int, transfer_syntax: str, whole: int | None, crc_of: Callable[[int, int], int]) -> Scan:
-    seen = Seen(big=transfer_syntax == EXPLICIT_BE)
+def _scan(buffer: Buffer, offset: int, transfer_syntax: str, whole: int | None, crc_of: Callable[[int, int], int], limits: Limits = LIMITS) -> Scan:
+    seen = Seen(big=transfer_syntax == EXPLICIT_BE, limits=limits)
     if transfer_syntax == DEFLATED_LE:
         return _scan_deflated(buffer, offset, seen)
     try:
@@ -132,8 +133,8 @@ def _inflate(view: memoryview, offset: int, write: Callable[[bytes], int], seen:
             piece = stream.decompress(pending, PIECE)
             pending = stream.unconsumed_tail
             size += len(piece)
-            if size > MAX_INFLATED_BYTES:
-                raise CannotWalk(f"the deflated stream inflates to more than {MAX_INFLATED_BYTES} bytes")
+            if size > seen.limits.inflated_bytes:
+                raise CannotWalk(f"the deflated stream inflates to more than {seen.limits.inflated_bytes} bytes")
             write(piece)
     except zlib.error as error:
         raise CannotWalk("the deflated stream is damaged") from error

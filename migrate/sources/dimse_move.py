@@ -18,8 +18,6 @@ from migrate.sources.dimse_pacs import DimsePacs
 from migrate.staging.area import Staging, local_error
 
 _WAITS = 0.05  # seconds between two looks at what has come
-_ROOM_S = 30.0  # how long uploads may take to release the next staged file
-_FULL_S = 2.0  # a disk that takes nothing for so long is full; before that, another study's images may be on their way through it
 _UNKNOWN_HERE = "For this study the PACS does not know us as a destination (A801), though it sends others."
 
 
@@ -53,7 +51,7 @@ class DimseMove(DimsePacs):
                     attempt.ask_all(whole=False)
                     if self.arrivals.total > taken:
                         taken, since = self.arrivals.total, time.monotonic()
-                    elif self.staging.turned_away > seen and self.staging.trouble and time.monotonic() - since > _FULL_S:
+                    elif self.staging.turned_away > seen and self.staging.trouble and time.monotonic() - since > self.settings.full_s:
                         raise local_error(self.staging.trouble, "receiving images") from self.staging.trouble
                     self.stopped.wait(_WAITS)
             except MoveDestinationUnknown:
@@ -80,7 +78,7 @@ class DimseMove(DimsePacs):
     def _await_room(self) -> None:
         """Wait while uploads release staged files, until nothing is staged any more."""
         held, since = self.staging.held_bytes, time.monotonic()
-        while held > 0 and time.monotonic() - since < _ROOM_S and not self.stopped.wait(_WAITS):
+        while held > 0 and time.monotonic() - since < self.settings.room_s and not self.stopped.wait(_WAITS):
             if self.staging.held_bytes < held:
                 since = time.monotonic()
             held = self.staging.held_bytes

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 from urllib.parse import quote
 
 import botocore.auth
@@ -42,22 +41,21 @@ _words = st.text("abcXYZ059-._~ ", min_size=1, max_size=20)
 
 @given(
     key=st.text("aZ0/-._~%+ &=ä", max_size=20), values=st.lists(_words, max_size=4), token=st.none() | _words.map(str.strip).filter(bool),
-    secret=st.text("aZ0/+", min_size=1), sha256=st.binary(min_size=32, max_size=32), now_s=st.integers(0, 4_000_000_000),
+    secret=st.text("aZ0/+", min_size=1), sha256=st.binary(min_size=32, max_size=32),
 )  # fmt: skip
-def test_signatures_are_botocores(key: str, values: list[str], token: str | None, secret: str, sha256: bytes, now_s: int) -> None:
-    """Whatever is signed, botocore's own signer comes to the same signature."""
+def test_signatures_are_botocores(key: str, values: list[str], token: str | None, secret: str, sha256: bytes) -> None:
+    """Whatever is signed, botocore's own signer comes to the same signature at the same second."""
     path = "/" + quote(key, safe="/~")
     headers = {"host": "store:8333", "content-length": "3"} | {f"x-amz-meta-{at}": value for at, value in enumerate(values)}
-    now = datetime.datetime.fromtimestamp(now_s, datetime.UTC)
-    ours = sign("PUT", path, headers, sha256, Credentials("AK", secret, token), "eu-central-1", now)
 
     class Known(botocore.auth.S3SigV4Auth):
         def payload(self, request: AWSRequest) -> str:
             return sha256.hex()
 
     request = AWSRequest("PUT", f"http://store:8333{path}", headers=headers)
-    with mock.patch.object(botocore.auth, "get_current_datetime", lambda: now):
-        Known(Credentials("AK", secret, token), "s3", "eu-central-1").add_auth(request)
+    Known(Credentials("AK", secret, token), "s3", "eu-central-1").add_auth(request)
+    now = datetime.datetime.strptime(request.context["timestamp"] + "+0000", "%Y%m%dT%H%M%SZ%z")
+    ours = sign("PUT", path, headers, sha256, Credentials("AK", secret, token), "eu-central-1", now)
     assert ours["Authorization"] == request.headers["Authorization"]
 
 
@@ -214,9 +212,8 @@ def test_an_answer_that_drips_has_an_end(
         transport.close()
 
 
-def test_an_answer_without_an_end_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_an_end_is_not_held(tmp_path: Path) -> None:
     """A head without an end is no answer; a body without one does not keep what the store said from us."""
-    monkeypatch.setattr("migrate.destinations.s3_access._RETRIES", 0)
 
     def flood(connection: socket.socket) -> None:
         whole_request(connection)
@@ -225,7 +222,7 @@ def test_an_answer_without_an_end_is_not_held(tmp_path: Path, monkeypatch: pytes
             connection.sendall(b"x" * 65536)
 
     with answering(flood) as host:
-        transport = Transport(S3Settings("bucket", endpoint_url=f"http://{host}"))
+        transport = Transport(S3Settings("bucket", endpoint_url=f"http://{host}", retries=0))
         begin = b"HTTP/1.1 403 Forbidden\r\n\r\n<Code>A</Code>"
         with pytest.raises(StoreSaid, match="A"):
             transport.put(*small(tmp_path), {}, multipart=False)
@@ -235,9 +232,8 @@ def test_an_answer_without_an_end_is_not_held(tmp_path: Path, monkeypatch: pytes
         transport.close()
 
 
-def test_a_connection_that_ended_meanwhile_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_ended_meanwhile_is_no_failure(tmp_path: Path) -> None:
     """Stores close what waits for too long, without a word or with a 408, even while the next request is on its way: it is sent again at once."""
-    monkeypatch.setattr("migrate.destinations.s3_access._RETRIES", 0)
     served: list[bytes] = []
 
     def serve(connection: socket.socket) -> None:
@@ -250,7 +246,7 @@ def test_a_connection_that_ended_meanwhile_is_no_failure(tmp_path: Path, monkeyp
 
     item, file = staged(tmp_path, BYTES)
     with answering(serve) as host:
-        transport = Transport(S3Settings("bucket", endpoint_url=f"http://{host}"))
+        transport = Transport(S3Settings("bucket", endpoint_url=f"http://{host}", retries=0))
         for number in range(12):
             transport.put(str(number), file, item.fixity, {}, multipart=False)
         transport.close()

@@ -8,13 +8,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from migrate.config import load
 from migrate.dicom.part10 import read_header
+from migrate.errors import DestinationUnreachable
+from migrate.jobs.migration import Migration
 from migrate.model import InstanceRef, object_key
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
@@ -110,11 +113,6 @@ def rigged(
                   retry="attempts = 3\nfirst_wait_s = 0.05\nmax_wait_s = 0.1\nunreachable_s = 30")  # fmt: skip
         yield made
         made.assert_harmless()
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("migrate.destinations.s3_access._FIRST_WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -232,10 +230,8 @@ def test_a_store_that_fails_for_all_is_no_objects_fault(rig: Rig) -> None:
     rig.completes()
 
 
-def test_a_store_that_is_away_while_staging_fills(tmp_path: Path, server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_away_while_staging_fills(tmp_path: Path, server: S3Server, caplog: pytest.LogCaptureFixture) -> None:
     """Images for which staging has no room since the store takes none: the store ends the run (21), not the disk, and nothing is parked."""
-    monkeypatch.setattr("migrate.sources.dimse_move._ROOM_S", 0.2)
-    monkeypatch.setattr("migrate.sources.dimse_move._FULL_S", 0.2)
     archive = Archive(1, pixels=512, shapes={0: (("CT", 4),)})  # three of them fill nine tenths
     with rigged(tmp_path, server, archive, "skip-first=1", migration="staging_max_gib = 0.0015") as rig:
         away: list[str] = []
@@ -246,9 +242,11 @@ def test_a_store_that_is_away_while_staging_fills(tmp_path: Path, server: S3Serv
 
         rig.meddle = go_away
         rig.configure("unreachable_s = 30", "unreachable_s = 4")
-        code, out, err = rig.run()
-        assert (code, out) == (21, ""), err
-        assert "Waiting for room" in err and "gave no answer" in err
+        config = load(rig.folder / "migrate.toml")
+        impatient = replace(config, source=replace(config.source, room_s=0.2, full_s=0.2))
+        with pytest.raises(DestinationUnreachable, match="gave no answer"), Migration(impatient, "run") as migration:
+            migration.run()
+        assert "Waiting for room" in caplog.text
         assert json.loads(rig.run("status")[1])["studies"]["parked"] == 0
         rig.configure("attempts = 3", "attempts = 1")
         rig.completes()

@@ -15,7 +15,7 @@ from awscrt.checksums import crc64nvme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from migrate.dicom.framing import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, MAX_DEPTH
+from migrate.dicom.framing import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, LIMITS, Limits
 from migrate.dicom.part10 import read_header
 from migrate.dicom.scanner import Scan, scan, scan_file
 
@@ -104,7 +104,7 @@ WALKABLE = [
     ("other encoding than said", head(IMPLICIT_LE), EXPLICIT_LE, ("vr-encoding",)),
     ("other encoding than said, the other way", head(), IMPLICIT_LE, ("vr-encoding",)),
     ("private syntax, implicit", head(IMPLICIT_LE), "1.2.840.113619.5.2", ()),
-    ("as deep as allowed", head() + nested(MAX_DEPTH), EXPLICIT_LE, ("order",)),
+    ("as deep as allowed", head() + nested(LIMITS.depth), EXPLICIT_LE, ("order",)),
 ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ BROKEN = [
     ("text without length", head() + element(0x00400001, "LO", b"", length=0)[:6] + b"\xff\xff", "overruns"),
     ("UT without length", head() + element(0x00400001, "UT", b"", length=UNDEFINED), "must have a length"),
     ("no VR", head() + element(0x00400001, "\x01\x02", b""), "no VR"),
-    ("too deep", nested(MAX_DEPTH + 1), "deeper"),
+    ("too deep", nested(LIMITS.depth + 1), "deeper"),
     ("absurdly deep", nested(3000), "deeper"),
 ]  # fmt: skip
 
@@ -146,11 +146,10 @@ def test_what_cannot_be_walked_is_named(data: bytes, error: str) -> None:
     assert result.pixel_crc64 is None
 
 
-def test_too_many_elements_end_the_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_elements_end_the_walk() -> None:
     """A flood of tiny elements is not walked for ever."""
-    monkeypatch.setattr("migrate.dicom.framing.MAX_ELEMENTS", 1000)
     flood = element(0x00400001, "LO", b"") * 2000
-    assert "more than 1000 elements" in (scan(flood, 0, EXPLICIT_LE).error or "")
+    assert "more than 1000 elements" in (scan(flood, 0, EXPLICIT_LE, limits=Limits(elements=1000)).error or "")
 
 
 def deflated(data: bytes) -> bytes:
@@ -158,7 +157,7 @@ def deflated(data: bytes) -> bytes:
     return stream.compress(data) + stream.flush()
 
 
-def test_deflated_data_sets_are_inflated_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflated_data_sets_are_inflated_within_a_limit() -> None:
     """A deflated data set is walked like a plain one, cut or damaged ones are not, and a bomb ends at the cap."""
     packed = deflated(image(32))
     result = scan(packed, 0, DEFLATED_LE)
@@ -170,9 +169,8 @@ def test_deflated_data_sets_are_inflated_within_a_limit(monkeypatch: pytest.Monk
     assert scan(packed + b"\0", 0, DEFLATED_LE).notes == ()
     assert scan(packed + bytes(8), 0, DEFLATED_LE).notes == ("trailing-padding",)
     assert "follow" in (scan(packed + bytes(9), 0, DEFLATED_LE).error or "")
-    monkeypatch.setattr("migrate.dicom.scanner.MAX_INFLATED_BYTES", 1 << 20)
     bomb = deflated(head() + element(0x7FE00010, "OB", bytes(8 << 20)))
-    assert "inflates to more" in (scan(bomb, 0, DEFLATED_LE).error or "")
+    assert "inflates to more" in (scan(bomb, 0, DEFLATED_LE, limits=Limits(inflated_bytes=1 << 20)).error or "")
 
 
 def test_files_small_and_mapped_give_the_same(tmp_path: Path) -> None:
