@@ -64,7 +64,8 @@ small-disk: $(VENV)/installed
 fuzz: $(VENV)/installed
 	FUZZ=$${FUZZ:-200000} $(BIN)/python -m pytest --timeout 7200 tests/fault/test_corpus.py
 
-# What a release installs, each file with its hash, and whether anything in it has a known weakness.
+# What a release installs, each file with its hash, and whether anything in it has a known weakness: --strict, for what could not be
+# looked up would pass otherwise. AUDIT=osv asks another database than PyPI's.
 lock: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check "uv>=0.9"
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url --no-annotate \
@@ -72,7 +73,7 @@ lock: $(VENV)/installed
 
 audit: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check "pip-audit>=2.9"
-	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+	$(BIN)/pip-audit --strict --vulnerability-service $${AUDIT:-pypi} --disable-pip --require-hashes --requirement requirements.lock
 
 # The oldest versions that pyproject.toml allows: the unit tests and a demo with them.
 oldest: $(VENV)/installed

@@ -69,9 +69,13 @@ def is_open_to_others(path: Path) -> bool:
     return os.name == "posix" and path.stat().st_mode & 0o077 != 0
 
 
-def network_file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str | None:
+MOUNTS = Path("/proc/self/mountinfo")
+"""The table of what is mounted, as in proc(5)."""
+
+
+def network_file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
     """The kind of network file system that a path, perhaps not made yet, lies on; None for a local one, or where the system
-    does not tell. `mounts` is a table as in proc(5)."""
+    does not tell."""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
     except OSError:

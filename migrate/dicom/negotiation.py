@@ -119,6 +119,15 @@ def pdu(kind: int, body: bytes) -> bytes:
     return struct.pack(">BBI", kind, 0, len(body)) + body
 
 
+def speaks(begin: bytes) -> str | None:
+    """What else than DICOM a peer speaks whose first bytes these are, None where that is not known."""
+    if begin[:2] in (b"\x15\x03", b"\x16\x03"):  # an alert or a handshake
+        return "TLS"
+    if begin[:4] == b"SSH-":
+        return "SSH"
+    return "HTTP" if begin.startswith((b"HTTP/", b"GET /", b"POST /", b"HEAD /", b"PUT /", b"OPTION", b"PRI * ")) else None
+
+
 def decode_request(body: bytes) -> AssociateRequest:
     """The A-ASSOCIATE-RQ in a PDU body (without its 6 bytes of header). Raises Malformed."""
     contexts = []

@@ -276,6 +276,8 @@ class Association(Wire):
         """A short PDU, collected. Raises Aborted when it is an A-ABORT."""
         start = self._need(6)
         kind, length = self._buffer[start], int.from_bytes(self._buffer[start + 2 : start + 6], "big")
+        if kind > pdus.ABORT and (like := pdus.speaks(bytes(self._view[start : start + 6]))):
+            raise Malformed(f"what came is not DICOM: it looks like {like}")
         if length > MAX_NEGOTIATION_BYTES:
             raise Malformed(f"a PDU of type {kind} claims {length} bytes")
         self._start = start + 6

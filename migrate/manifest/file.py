@@ -15,7 +15,7 @@ from types import TracebackType
 from migrate import __version__
 from migrate.errors import DiskFailing, DiskFull, IdentityMismatch, ManifestError, ManifestLocked, ManifestTooNew, NoManifest, UsageError
 from migrate.failpoints import reach
-from migrate.host import network_file_system, sync_folder, try_lock
+from migrate.host import MOUNTS, network_file_system, sync_folder, try_lock
 from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 from migrate.staging.area import local_error
@@ -35,9 +35,10 @@ class Lock:
     Raises ManifestLocked with who holds it, UsageError for a manifest on a network file system, LocalError.
     """
 
-    def __init__(self, manifest: Path) -> None:
+    def __init__(self, manifest: Path, mounts: Path = MOUNTS) -> None:
+        """`mounts`: what is mounted where (`network_file_system`)."""
         self.path = manifest.with_name(manifest.name + ".lock")
-        if kind := network_file_system(manifest):
+        if kind := network_file_system(manifest, mounts):
             raise UsageError(f"The manifest {manifest} lies on a network file system ({kind}), where SQLite can lose what it has written.",
                              hint="Name a file on a disk of this machine under [migration] manifest; copy finished ones wherever you like.")  # fmt: skip
         try:

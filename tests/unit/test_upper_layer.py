@@ -31,6 +31,33 @@ def pair() -> tuple[socket.socket, Association]:
     return theirs, Association(ours, max_pdu=16384, timeout_s=5)
 
 
+@pytest.mark.parametrize(
+    ("said", "like"),
+    [(b"GET / HTTP/1.1\r\n\r\n", "HTTP"), (b"\x16\x03\x01\x02\x00\x01", "TLS"), (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH"), (b"\xff\x00\x00\x00\x00\x00", "of type 255")],
+)
+def test_who_speaks_something_else_is_told_from_dicom(said: bytes, like: str) -> None:
+    """What comes in place of an association request is named where it is known, and its type where it is not."""
+    theirs, ours = connected()
+    theirs.sendall(said)
+    with theirs, pytest.raises(Malformed, match=like):
+        Association.accept(ours, choose=lambda _: None, negotiate_s=5)
+
+
+def test_a_web_server_in_place_of_a_pacs_is_named() -> None:
+    """An association that is asked for at the port of a web server fails with a sentence that says what it is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            theirs = listener.accept()[0]
+            theirs.recv(4096)
+            theirs.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            theirs.close()
+
+        threading.Thread(target=refuse, daemon=True).start()
+        with pytest.raises(Malformed, match="not DICOM: it looks like HTTP"):
+            Association.request("127.0.0.1", listener.getsockname()[1], calling="A", called="B", contexts=OFFERS, timeout_s=5)
+
+
 def test_request_is_what_pynetdicom_reads() -> None:
     """An independent decoder reads the contexts, titles and maximum length that we wrote, and so do we."""
     raw = negotiation.encode_request("CALLING", "CALLED", OFFERS, 131072)
