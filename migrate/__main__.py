@@ -1,5 +1,21 @@
-"""`python -m migrate` is `pacs-migrate`."""
+"""The command `pacs-migrate`, also as `python -m migrate`."""
 
-from migrate.cli import main
+from __future__ import annotations
 
-main()
+import os
+import sys
+
+
+def main() -> None:
+    """The command of a shell. Loading all of it takes a moment, in which Ctrl-C is one like any other."""
+    try:
+        from migrate.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        os._exit(130)
+
+
+if __name__ == "__main__":
+    main()

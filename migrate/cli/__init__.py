@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import sys
 
 import click
 
 from migrate import __version__
 from migrate.cli import deciding, listing, looking, moving, probing, proving, recovering, signing, starting, verifying
 from migrate.cli.frame import EXIT_CODES, say_error
+from migrate.cli.streams import keep_streams
 from migrate.errors import DiskFailing, PacsMigrateError
 from migrate.host import bound_heaps
 from migrate.staging.area import local_error
@@ -48,8 +48,6 @@ def called(words: list[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         return 130
-    except BrokenPipeError:
-        os._exit(0)
     except OSError as error:  # of this machine, at a place where nobody expects one
         failing = local_error(error, "working")
         say_error(failing)
@@ -64,8 +62,7 @@ def called(words: list[str] | None = None) -> int:
 
 def main() -> None:
     """The command of a shell."""
+    keep_streams()
     bound_heaps()
     code = called()
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)  # a worker stuck in a peer must not keep the process alive; all promises are on the disk

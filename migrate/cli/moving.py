@@ -19,6 +19,8 @@ from migrate.manifest.file import open_reader
 from migrate.reports import status as status_of
 from migrate.reports import status_text, what_is_open
 
+_LONGEST_MIN = 60 * 24 * 365
+
 
 def run_migration(config: Config) -> int:
     """The whole job with progress; 0 if it is complete, else 3."""
@@ -31,7 +33,7 @@ def run_migration(config: Config) -> int:
 
 @verb("run", json=True)
 @click.option("--watch", "watching", is_flag=True, help="Afterwards sweep again and again, following new and changed studies, until a signal.")
-@click.option("--every", "every_min", type=click.FloatRange(min=0, min_open=True), metavar="MINUTES", help="With --watch: how long to wait between two rounds; default: 60.")  # fmt: skip
+@click.option("--every", "every_min", type=float, metavar="MINUTES", help="With --watch: how long to wait between two rounds; default: 60.")  # fmt: skip
 def run(config_path: Path, as_json: bool, watching: bool, every_min: float | None) -> int:
     """Do the whole job; starting and resuming are the same.
 
@@ -40,6 +42,8 @@ def run(config_path: Path, as_json: bool, watching: bool, every_min: float | Non
     config = load(config_path)
     if every_min is not None and not watching:
         raise UsageError("--every belongs to --watch.", hint="Give --watch too, or leave --every out.")
+    if every_min is not None and not 0 < every_min <= _LONGEST_MIN:
+        raise UsageError(f"--every takes more than 0 minutes and at most {_LONGEST_MIN:,}, not {every_min:g}.", hint="For example --every 30.")
     if watching:
         watch_pacs(config, 60.0 * (every_min or 60.0))
     code = run_migration(config)

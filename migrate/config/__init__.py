@@ -25,7 +25,7 @@ from migrate.config.settings import (
     TlsSettings,
 )
 from migrate.config.store import destination_of
-from migrate.config.table import POSITIVE, Table
+from migrate.config.table import AMOUNT, POSITIVE, Table, is_amount, is_positive
 from migrate.counted import counted
 from migrate.errors import ConfigError
 from migrate.model import RetryPolicy
@@ -38,6 +38,8 @@ def load(path: Path) -> Config:
 
     Raises ConfigError with every mistake in it.
     """
+    if not _is_text(path.resolve()):
+        raise ConfigError(f"The path of {path} is no UTF-8 text.", hint="Rename the folder or the file: paths stand in the manifest and in the report.")
     try:
         raw = path.read_bytes()
         data = tomllib.loads(raw.decode())
@@ -53,25 +55,36 @@ def load(path: Path) -> Config:
     mistakes = list(secrets_in(data))
     config = _read(path.resolve(), data, mistakes)
     if mistakes or config is None:
-        numbered = tuple(_with_line(raw.decode(), mistake) for mistake in mistakes)
-        raise ConfigError(f"{path} has {counted(len(mistakes), 'mistake')}:", numbered, hint="`pacs-migrate init` shows every key.")
+        raise ConfigError(f"{path} has {counted(len(mistakes), 'mistake')}:", _with_lines(raw.decode(), mistakes), hint="`pacs-migrate init` shows every key.")
     return dataclasses.replace(config, sha256=hashlib.sha256(raw).hexdigest())
 
 
-def _with_line(text: str, mistake: str) -> str:
-    """Put the number of the line in front, where the mistake's key stands in the file."""
-    table, _, rest = mistake.partition("] ")
-    key = rest.split(" ", 1)[0]
-    current = ""
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _with_lines(text: str, mistakes: list[str]) -> tuple[str, ...]:
+    """In the order of the file, with the line where each mistake's key stands, or else its table begins."""
+    placed = sorted(((_line_of(text, mistake), mistake) for mistake in mistakes), key=lambda each: each[0])
+    return tuple(f"line {line}: {mistake}" if line else mistake for line, mistake in placed)
+
+
+def _line_of(text: str, mistake: str) -> int:
+    """0 where neither stands in the file."""
+    table, _, rest = mistake.partition("]")
+    key = rest.strip().split(" ", 1)[0]
+    current, begins = "", 0
     for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            current = stripped.split("]")[0]
-            if current == table and not key:
-                return f"line {number}: {mistake}"
-        elif current == table and stripped.split("=")[0].strip() == key:
-            return f"line {number}: {mistake}"
-    return mistake
+        if line.strip().startswith("["):
+            current = line.strip().split("]")[0]
+            begins = begins or (number if current == table else 0)
+        elif current == table and line.split("=")[0].strip() == key:
+            return number
+    return begins
 
 
 def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | None:
@@ -85,7 +98,7 @@ def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | Non
     name = migration.take("name", str, required=True, fits=lambda t: bool(t.strip()), must="a name for this migration")
     manifest = migration.take("manifest", str, f"manifests/{name or 'migration'}.db")
     staging = migration.take("staging", str, "staging")
-    max_gib = migration.take("staging_max_gib", (int, float), fits=lambda n: n > 0, must=POSITIVE)
+    max_gib = migration.take("staging_max_gib", (int, float), fits=is_positive, must=POSITIVE)
     operator = migration.take("operator", str, None, fits=lambda t: bool(t.strip()), must="a name") or _login()
     migration.done()
     source, receiver = source_of(base, data, mistakes), receiver_of(base, data, mistakes)
@@ -109,7 +122,7 @@ def _retry(data: dict[str, Any], mistakes: list[str]) -> RetryPolicy:
     policy = RetryPolicy(
         attempts=table.take("attempts", int, default.attempts, fits=lambda n: 0 < n <= 1000, must="from 1 to 1000"),
         **{
-            key: float(table.take(key, (int, float), getattr(default, key), fits=lambda n: n >= 0, must="0 or more"))
+            key: float(table.take(key, (int, float), getattr(default, key), fits=is_amount, must=AMOUNT))
             for key in ("first_wait_s", "max_wait_s", "unreachable_s")
         },
     )
@@ -120,7 +133,7 @@ def _retry(data: dict[str, Any], mistakes: list[str]) -> RetryPolicy:
 def _proof(base: Path, data: dict[str, Any], mistakes: list[str]) -> ProofSettings:
     table = Table("proof", data.get("proof"), mistakes)
     key = table.take("signing_key", str, fits=lambda t: bool(t.strip()), must="an SSH key's file")
-    hours = table.take("snapshot_hours", (int, float), ProofSettings().snapshot_hours, fits=lambda n: n > 0, must=POSITIVE)
+    hours = table.take("snapshot_hours", (int, float), ProofSettings().snapshot_hours, fits=is_positive, must=POSITIVE)
     table.done()
     return ProofSettings(base / key if key else None, float(hours))
 

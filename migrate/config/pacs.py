@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.config.settings import ReceiverConfig, SourceSettings, TlsSettings
-from migrate.config.table import PORT, POSITIVE, TITLE, Table, are_modalities, is_network, is_port, is_title
+from migrate.config.table import AMOUNT, PORT, POSITIVE, TITLE, Table, are_modalities, is_amount, is_network, is_port, is_positive, is_title
 
 
 def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
@@ -27,9 +27,9 @@ def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSe
         table.wrong("from", "is later than to")
     more = {
         "associations": table.take("associations", int, 2, fits=lambda n: 0 < n <= 64, must="from 1 to 64"),
-        "stall_s": float(table.take("stall_s", (int, float), 600, fits=lambda n: n > 0, must=POSITIVE)),
-        "attempt_s": float(table.take("attempt_s", (int, float), 21600, fits=lambda n: n > 0, must=POSITIVE)),
-        "settle_s": float(table.take("settle_s", (int, float), 5, fits=lambda n: n >= 0, must="0 or more")),
+        "stall_s": float(table.take("stall_s", (int, float), 600, fits=is_positive, must=POSITIVE)),
+        "attempt_s": float(table.take("attempt_s", (int, float), 21600, fits=is_positive, must=POSITIVE)),
+        "settle_s": float(table.take("settle_s", (int, float), 5, fits=is_amount, must=AMOUNT)),
         "modalities": tuple(table.take("modalities", list, [], fits=are_modalities, must='a list of modalities, such as ["CT", "MR"]')),
         "allow_cleartext": table.take("allow_cleartext", bool, False),
         "tls": tls_of(base, table, mistakes),

@@ -39,7 +39,7 @@ class Table:
         # bool is an int and datetime is a date to isinstance; neither is meant
         stray = (isinstance(value, bool) and bool not in kinds) or isinstance(value, datetime.datetime)
         if stray or not isinstance(value, kinds):
-            self.wrong(key, f"must be {' or '.join(_NAMES[k] for k in kinds)}")
+            self.wrong(key, f"must be {_NAMES[kinds[-1]]}")
             return default
         if isinstance(value, float) and not math.isfinite(value):
             self.wrong(key, f"must be {must or 'a number'}, and finite")
@@ -88,6 +88,18 @@ def is_network(text: Any) -> bool:
     return isinstance(text, str)  # a bare number would pass as an address
 
 
+def is_positive(number: float) -> bool:
+    """Whether it can be a time or a size that has to be one: more is a slip, and more than some clocks and systems can count."""
+    return 0 < number <= _MOST
+
+
+def is_amount(number: float) -> bool:
+    """The same, or none at all."""
+    return 0 <= number <= _MOST
+
+
 TITLE = "1 to 16 printable ASCII characters (a DICOM AE title)"
 PORT = "a port from 1 to 65535"
-POSITIVE = "greater than 0"
+_MOST = 1_000_000
+POSITIVE = f"greater than 0 and at most {_MOST}"
+AMOUNT = f"from 0 to {_MOST}"

@@ -14,6 +14,7 @@ from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrat
 from migrate.failpoints import reach
 from migrate.jobs import anchors
 from migrate.manifest import Lock, Manifest, Queue
+from migrate.manifest.file import expect_manifest
 from migrate.manifest.roots import KeptRoots
 from migrate.model import Noted, Outcome
 
@@ -24,7 +25,7 @@ _ANCHORED = (*_MOVING, "accept", "revoke", "exclude")
 class Command:
     """Holds the lock, the manifest, its queue and the audit trail. Use as a context manager.
 
-    Raises ManifestLocked, ManifestTooNew, IdentityMismatch, DiskFailing.
+    Raises NoManifest, ManifestLocked, ManifestTooNew, IdentityMismatch, DiskFailing.
     """
 
     def __init__(self, config: Config, verb: str, *, create: bool = True) -> None:
@@ -41,6 +42,8 @@ class Command:
         key = config.proof.signing_key
         if key is not None and self.verb in _ANCHORED and not key.is_file():  # whoever only reads does not need it
             raise UsageError(f"There is no key {key}.", hint="Set signing_key under [proof] to an SSH key's file, or leave it out.")
+        if not self._create:
+            expect_manifest(config.manifest)  # before anything is made where perhaps another file was meant
         with contextlib.ExitStack() as stack:
             stack.enter_context(Lock(config.manifest))
             anchors.sweep(config.manifest)

@@ -74,6 +74,12 @@ def is_locked(manifest: Path) -> bool:
         return True
 
 
+def expect_manifest(path: Path) -> None:
+    """Raises NoManifest where there is none."""
+    if not path.exists():
+        raise NoManifest(f"There is no manifest {path}.")
+
+
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     """The file's schema version; 0 where its making was cut short, be it that only a writer can take back what was begun.
 
@@ -95,8 +101,8 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
 
     Raises NoManifest, ManifestTooNew (nothing is touched then), DiskFailing.
     """
-    if not create and not path.exists():
-        raise NoManifest(f"There is no manifest {path}.")
+    if not create:
+        expect_manifest(path)
     if path.exists() and path.stat().st_size:
         _read_only(path)[0].close()
     try:
@@ -155,8 +161,7 @@ def open_reader(path: Path) -> sqlite3.Connection:
 
 def _read_only(path: Path) -> tuple[sqlite3.Connection, int]:
     """(the connection, the schema's version, 0 where the manifest's making was cut short). Raises as `open_reader` does."""
-    if not path.exists():
-        raise NoManifest(f"There is no manifest {path}.")
+    expect_manifest(path)
     try:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
         version = schema_version(connection, path)

@@ -80,6 +80,8 @@ attempts = true
     assert [line for line in found if "[source] port is missing" in line]
     assert [line for line in found if "[destination] bucket is missing" in line]
     assert len(found) == 7
+    numbers = [int(line.partition(":")[0].removeprefix("line ")) for line in found]
+    assert numbers == sorted(numbers)  # what is missing stands where its table begins
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,9 @@ attempts = true
         ("port = 104", "port = 104\nstall_s = nan", "stall_s must be greater than 0"),
         ("port = 104", "port = 104\nstall_s = inf", "stall_s must be"),
         ("port = 104", "port = 104\nsettle_s = inf", "settle_s must be"),
+        ("port = 104", "port = 104\nstall_s = 1e300", "stall_s must be greater than 0 and at most 1000000"),
+        ("[source]", "staging_max_gib = 1e300\n[source]", "staging_max_gib must be"),
+        ("[source]", 'staging_max_gib = "much"\n[source]', "staging_max_gib must be a number"),
         ("port = 104", "port = 104\nfrom = 2020-01-02T10:00:00\nto = 2021-01-01", "from must be a date"),
         ("[source]", "staging_max_gib = inf\n[source]", "staging_max_gib must be"),
         ('kind = "folder"\npath = "bucket"', 'kind = "s3"\nbucket = "images"\npart_mib = 4', "part_mib must be from 5"),

@@ -1,0 +1,117 @@
+"""The command as a shell and a script meet it: what it does with odd streams, numbers and names, and that all of it is documented."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import click
+import pytest
+
+from migrate.cli import cli
+from migrate.cli.frame import EXIT_CODES
+from migrate.manifest import Manifest
+from tests.runs import called, command, configure
+
+CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, manifest: Manifest) -> Path:
+    """A configuration whose manifest knows no study."""
+    configure(tmp_path, 104, 11112, migration='manifest = "m.db"')
+    (tmp_path / "list.csv").write_text("StudyInstanceUID\n1.2.3\n")
+    return tmp_path
+
+
+def said_to(stdout: int | IO[bytes] | None, folder: Path, *words: str, shut: str = "") -> subprocess.CompletedProcess[bytes]:
+    """The command with this stdout; `shut`: with these streams closed, as a shell does it."""
+    start = [sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")]
+    if shut:
+        start = ["sh", "-c", f'exec "$@" {shut}', "sh", *start]
+    return subprocess.run(start, stdout=stdout, stderr=subprocess.PIPE, timeout=60)
+
+
+def test_a_reader_that_leaves_changes_no_exit_code(folder: Path) -> None:
+    """What `reconcile` finds ends it with 3, also where nobody reads it any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = said_to(writing, folder, "reconcile", str(folder / "list.csv"))
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_output_that_finds_no_room_is_an_error_of_its_own(folder: Path) -> None:
+    """A document that could not be written is no answer: exit 22, and no word of the disk under staging."""
+    with open("/dev/full", "wb") as full:
+        done = said_to(full, folder, "status", "--json")
+    assert done.returncode == 22
+    assert b"The output cannot be written: No space left on device." in done.stderr
+    assert b"staging" not in done.stderr
+
+
+@pytest.mark.parametrize("shut", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(folder: Path, shut: str) -> None:
+    """Started without stdin, stdout or stderr, a command does its work, and no file of its own gets their numbers."""
+    assert said_to(subprocess.PIPE, folder, "retry", shut=shut).returncode == 0
+    assert (folder / "m.db").read_bytes().startswith(b"SQLite format 3\0")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Linux allows file names that are no UTF-8; a manifest and a report do not: exit 2, and the name in the sentence."""
+    odd = tmp_path / os.fsdecode(b"\xff")
+    odd.mkdir()
+    configure(odd, 104, 11112)
+    done = command(odd, "status")
+    assert done.returncode == 2 and r"\udcff" in done.stderr and "UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0", "-1", "1e9"])
+def test_rounds_have_a_time_between_them(folder: Path, minutes: str) -> None:
+    """--every takes minutes that a clock can count, and never none: the PACS would be asked without a pause."""
+    code, _, said = called(folder, "run", "--watch", "--every", minutes)
+    assert code == 2 and "--every takes more than 0 minutes" in said
+
+
+@pytest.mark.parametrize("words", ["verify", "retry", "accept 1.2.3 --reason r --by n", "revoke 1.2.3 --reason r --by n", "audit", "double-check", "prove 1.2", "report"])
+def test_without_a_manifest_nothing_is_made(tmp_path: Path, words: str) -> None:
+    """Exit 10, and no folder, file or lock where perhaps another configuration was meant."""
+    configure(tmp_path, 104, 11112)
+    code, out, said = called(tmp_path, *words.split())
+    assert (code, out) == (10, "") and "There is no manifest" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["migrate.toml"]
+
+
+def test_every_verb_is_documented_and_tells_its_exit_codes() -> None:
+    """docs/cli.md has a row for each verb and no other, with options that exist; every help ends with the exit codes."""
+    rows = re.findall(r"^\| `([a-z-]+)([^`|]*(?:\|[^`|]*)*)` \|", CLI_PAGE.read_text(), re.MULTILINE)
+    assert {verb for verb, _ in rows} == set(cli.commands)
+    for verb, usage in rows:
+        assert set(re.findall(r"--[a-z-]+", usage)) <= options(cli.commands[verb]), verb
+    assert [verb for verb, each in cli.commands.items() if not (each.epilog or "").endswith(EXIT_CODES)] == []
+    codes = re.findall(r"^ +(\d+) ", EXIT_CODES, re.MULTILINE)
+    assert codes == re.findall(r"^\| (\d+) \|", CLI_PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("verb", sorted(cli.commands))
+def test_every_option_says_what_it_is_for(verb: str) -> None:
+    """No option of any verb is without help, and the verb's first line fits a list."""
+    each = cli.commands[verb]
+    assert [option.name for option in each.params if isinstance(option, click.Option) and not option.help] == []
+    assert (each.get_short_help_str(limit=62)).endswith(".") and "..." not in each.get_short_help_str(limit=62)
+
+
+def options(verb: click.Command) -> set[str]:
+    return {name for option in verb.params for name in option.opts}
+
+
+def test_an_interruption_while_it_loads_is_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C before the first line of a verb ends with 130 and a word."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run([sys.executable, "-m", "migrate", "status"], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{CLI_PAGE.parents[1]}"})  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
