@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import re
 import signal
@@ -20,7 +21,7 @@ _NETWORK = {
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "beegfs", "glusterfs", "gpfs", "davfs", "ncpfs", "virtiofs",
     "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.davfs2", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse", "fuse.mount-s3",
 }  # fmt: skip
-_M_ARENA_MAX = -8  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM") if hasattr(signal, name))
 
 
@@ -38,12 +39,23 @@ def sync_folder(path: Path) -> None:
 def bound_heaps() -> None:
     """Keep a process of many short threads from growing for hours. To be called before there are any; does nothing where the C library is not glibc.
 
-    Up to eight heaps a core serve threads in turn, and each keeps about the most that any of them has needed. Two are enough for
-    threads that wait for each other and for peers.
+    Up to eight heaps a core serve threads in turn, and each keeps about the most that any of them has needed: two are enough for
+    threads that wait for each other and for peers. The large buffers that every association brings stay outside of the heaps:
+    glibc takes them in once one was freed, and what small things come to lie above their place keeps it from being given back.
     """
     if os.name == "posix":
         with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+            adjust = ctypes.CDLL(None).mallopt
+            for what, value in ((_M_ARENA_MAX, 2), (_M_MMAP_THRESHOLD, 512 << 10), (_M_TRIM_THRESHOLD, 1 << 20)):
+                adjust(what, value)
+
+
+def give_back_memory() -> None:
+    """Before a long wait: what is free goes back to the system, the holes in the heaps, too, where the C library is glibc."""
+    gc.collect()
+    if os.name == "posix":
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def try_lock(fd: int) -> bool:

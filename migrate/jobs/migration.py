@@ -17,7 +17,7 @@ from migrate.config import Config, clear_text
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
 from migrate.failpoints import reach
-from migrate.host import stop_signals
+from migrate.host import give_back_memory, stop_signals
 from migrate.jobs import anchors
 from migrate.jobs.command import Command
 from migrate.jobs.glance import glance
@@ -97,6 +97,7 @@ class Migration(Command):
             try:
                 self._round(pipeline, only_enumerate, watch)
                 while watch is not None:
+                    give_back_memory()
                     if pipeline.stopping.wait(watch.every_s):
                         raise Interrupted("Stopped; everything that was finished is on record.")
                     pipeline.call(self._begin_round)

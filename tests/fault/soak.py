@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ WARM_BYTES = 18 << 20
 """A manifest that is larger than this has filled SQLite's page cache (16 MiB)."""
 LONG_ENOUGH_S, MOST_MIB_H = 1800, 1.0
 """Whoever is watched for so long while warm may not grow by more."""
+SLICE_S = 180.0
+"""Longer than a round mostly takes: the least of such a time is what a process holds when little is under way."""
 DEEDS: tuple[tuple[str, Deed], ...] = (
     ("503", (503, b"<Error><Code>SlowDown</Code></Error>")), ("500", (500, b"<Error><Code>InternalError</Code></Error>")),
     ("reset", "reset"), ("drop", "drop"), ("answer lost", "lose"),
@@ -78,17 +80,21 @@ class Course:
         warm_s = max((one.at_s for one in self.samples), default=0.0) / 3
         return [one for one in self.samples if one.at_s > warm_s and one.manifest_bytes > WARM_BYTES]
 
-    def slope_mib_h(self) -> float:
-        """Of the resident memory, by least squares over all samples of the warm process."""
-        at, rss = [one.at_s for one in self.warm], [one.rss_bytes for one in self.warm]
-        return statistics.linear_regression(at, rss).slope * 3600 / (1 << 20)
+    def floor(self) -> list[Sample]:
+        """The least of each slice of time of the warm process. What leaks lifts it, and what comes and goes with the work does not hide that:
+        all samples together scatter by more than what is looked for."""
+        least: dict[int, Sample] = {}
+        for one in self.warm:
+            part = int(one.at_s / SLICE_S)
+            least[part] = min(least.get(part, one), one, key=lambda each: each.rss_bytes)
+        return list(least.values())
 
     def leaks(self) -> list[str]:
         """What grew in a process that was watched for long enough to tell; nothing, always."""
         warm = self.warm
         if not warm or warm[-1].at_s - warm[0].at_s < LONG_ENOUGH_S:
             return []
-        found = [f"memory grows by {slope:.2f} MiB/h"] if (slope := self.slope_mib_h()) > MOST_MIB_H else []
+        found = [f"memory grows by {slope:.2f} MiB/h"] if (slope := slope_mib_h(self.floor())) > MOST_MIB_H else []
         early, late = warm[: len(warm) // 4], warm[-len(warm) // 4 :]
         for name in ("threads", "descriptors"):
             before, after = (max(getattr(one, name) for one in part) for part in (early, late))
@@ -109,8 +115,14 @@ class Course:
         spans = [f"{name} {min(values)} to {max(values)}" for name, values in
                  (("threads", [one.threads for one in warm]), ("descriptors", [one.descriptors for one in warm]))]  # fmt: skip
         return (f"warm after {warm[0].at_s / 60:.0f} minutes, then watched for {(warm[-1].at_s - warm[0].at_s) / 60:.0f}: slope of resident memory "
-                f"{self.slope_mib_h():+.2f} MiB/h, its medians by quarter {rss} MiB, {', '.join(spans)}; the manifest grew to "
+                f"{slope_mib_h(self.floor()):+.2f} MiB/h at its lowest, {slope_mib_h(warm):+.2f} of all samples, which are "
+                f"{rss} MiB by quarter in the middle and {max(one.rss_bytes for one in warm) / (1 << 20):.1f} at most, {', '.join(spans)}; the manifest grew to "
                 f"{warm[-1].manifest_bytes >> 20} MiB")  # fmt: skip
+
+
+def slope_mib_h(samples: Sequence[Sample]) -> float:
+    """Of the resident memory, by least squares."""
+    return statistics.linear_regression([one.at_s for one in samples], [one.rss_bytes for one in samples]).slope * 3600 / (1 << 20)
 
 
 @dataclass
