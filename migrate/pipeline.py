@@ -27,7 +27,7 @@ from migrate.scheduling import Stage, collect
 log = logging.getLogger(__name__)
 
 _BATCH = 512
-_CHUNK = 200  # facts that a long answer hands on together; 100 such lists may wait
+_CHUNK = 100  # facts that a long answer hands on together; 100 such lists may wait
 _FACTS, _PATIENCE_S = 20_000, 1.0  # in one transaction; and how long the rows of a long answer wait for as many
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
