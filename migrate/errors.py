@@ -65,7 +65,7 @@ class ConfigError(UsageError):
 class IdentityMismatch(UsageError):
     """The manifest belongs to another PACS or another destination."""
 
-    default_hint = "Use the manifest that belongs to this PACS and bucket, or name a new file under [migration] manifest."
+    default_hint = "Use the manifest that belongs to this PACS and bucket, or name a new file under [migration] manifest. The same PACS at another address: `pacs-migrate readdress`."
 
 
 class ManifestError(PacsMigrateError):

@@ -28,7 +28,7 @@ def cli() -> None:
 
 
 for command in (starting.demo, starting.init, looking.check, probing.probe, moving.enumerate_, moving.run, looking.status, verifying.verify, verifying.double_check,
-                deciding.retry, deciding.accept, deciding.revoke, deciding.exclude, listing.reconcile, looking.report, proving.audit, proving.prove, proving.restore_manifest, recovering.rebuild,
+                deciding.retry, deciding.accept, deciding.revoke, deciding.exclude, deciding.readdress, listing.reconcile, looking.report, proving.audit, proving.prove, proving.restore_manifest, recovering.rebuild,
                 signing.sign, signing.verify_signature, starting.practice_pacs):  # fmt: skip
     cli.add_command(command)
 

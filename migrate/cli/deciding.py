@@ -1,4 +1,4 @@
-"""Verbs for what a person decides: retry, accept, revoke, exclude."""
+"""Verbs for what a person decides: retry, accept, revoke, exclude, readdress."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from migrate.config import Config
 from migrate.counted import counted
 from migrate.errors import UsageError
 from migrate.jobs.migration import Migration
+from migrate.jobs.readdress import readdress as readdressed
 from migrate.jobs.reconcile import chosen_studies
 from migrate.lists.exceptions import read_exemptions, refuse
 from migrate.lists.studies import read_list
@@ -126,4 +127,17 @@ def exclude(config_path: Path, reason: str, by: str, list_path: Path | None, und
         count = decide(migration.manifest, list(dict.fromkeys(chosen)), reason, by)
         migration.exit_code = 0
     click.echo(f"{counted(count, 'study')} {'taken in again' if undo else 'excluded'} by {by}.")
+    return 0
+
+
+@verb("readdress")
+@click.option("--reason", required=True, help="Why it has another address.")
+@click.option("--by", required=True, help="Who says so.")
+@click.option("--role", default="", help="As what.")
+def readdress(config_path: Path, reason: str, by: str, role: str) -> int:
+    """Record that the PACS has another address.
+
+    That of migrate.toml, once it has shown there studies that the manifest knows.
+    """
+    click.echo(f"On record: {readdressed(load(config_path), decisions.Signature(reason, by, role))}.")
     return 0

@@ -19,7 +19,7 @@ from migrate.manifest.roots import KeptRoots
 from migrate.model import Noted, Outcome
 
 _MOVING = ("run", "demo", "verify", "double-check", "restore-manifest", "rebuild")
-_ANCHORED = (*_MOVING, "accept", "revoke", "exclude")
+_ANCHORED = (*_MOVING, "accept", "revoke", "exclude", "readdress")
 
 
 class Command:

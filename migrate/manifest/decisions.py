@@ -193,6 +193,13 @@ def _signatures(manifest: Manifest, name: str) -> list[tuple[int]]:
     ).fetchall()  # fmt: skip
 
 
+def readdress(manifest: Manifest, source: str, evidence: str, signature: Signature) -> None:
+    """The PACS goes by another title, host or port from now on; `evidence` says why it is the same one."""
+    with manifest.transaction():
+        manifest.log("source readdressed", f"{evidence}; by {signature.signer}: {signature.why}")
+        manifest.execute("UPDATE meta SET value = ? WHERE key = 'source'", source)
+
+
 def retry(manifest: Manifest, error: str | None, study_uids: Sequence[str]) -> int:
     """Put parked studies back, all of them or those named or parked with that error. Returns how many.
 

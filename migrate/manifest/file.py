@@ -208,8 +208,15 @@ def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> 
     connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items()))
 
 
+def identity_of(connection: sqlite3.Connection, key: str) -> str | None:
+    """Which source, destination or migration a manifest is for; None where nothing has claimed it yet."""
+    known = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+    return str(known[0]) if known else None
+
+
 def compare_identity(connection: sqlite3.Connection, key: str, value: str) -> None:
     """Raises IdentityMismatch where the manifest's source or destination is another one."""
-    known = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    if known and known[0] != value:
-        raise IdentityMismatch(f"This manifest belongs to the {key} {known[0]}, not to {value}.")
+    known = identity_of(connection, key)
+    if known not in (None, value):
+        hint = "Is it the same PACS at another address? Then `pacs-migrate readdress` puts that on record." if key == "source" else None
+        raise IdentityMismatch(f"This manifest belongs to the {key} {known}, not to {value}.", hint=hint)

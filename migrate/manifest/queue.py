@@ -195,6 +195,15 @@ class Queue:
             ).fetchall():
                 yield self._item(study, series, self._rows(series_id, InstanceState.VERIFIED)[0])
 
+    def some_listed(self, count: int) -> list[tuple[StudyRef, frozenset[str]]]:
+        """Studies picked at random, with the images that are known of them; none without images, and none that vanished."""
+        known = "SELECT json_group_array(sop_uid) FROM instance JOIN series ON series.id = series_id WHERE study_id = study.id"
+        rows = self.connection.execute(
+            f"SELECT uid, ({known}) FROM study WHERE error IS NOT 'VanishedAtSource' "
+            "AND EXISTS (SELECT 1 FROM instance JOIN series ON series.id = series_id WHERE study_id = study.id) ORDER BY random() LIMIT ?", (count,)
+        )  # fmt: skip
+        return [(StudyRef(uid), frozenset(json.loads(sops))) for uid, sops in rows]
+
     def in_staging(self) -> Iterator[Item]:
         """Every item whose file must still lie in staging."""
         for state in (InstanceState.STAGED, InstanceState.STORED):
