@@ -11,6 +11,7 @@ import io
 import json
 import random
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ SEALED = {
     "seals.csv.gz": ("id", "at", "run", "operator", "host", "version", "last_event", "steps", "sha256"),
     "studies.csv": ("study", "state", "date", "modalities", "claimed_instances", "listed_instances", "expected", "staged", "stored", "verified",
                     "attempts", "error", "detail"),
+    "exceptions.csv": ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason"),
 }  # fmt: skip
 """Columns whose change must be found even by whoever believes contents.sha256."""
 
@@ -262,7 +264,9 @@ def _flipped(digest: str, dice: random.Random) -> str:
 def on_purpose(folder: Path, dice: random.Random) -> str:
     """Change what a table says, so that every file is sound in itself and listed as it is; what was done."""
     dossier = folder / "dossier"
-    name = dice.choice(sorted(SEALED))
+    name = dice.choice(sorted((*SEALED, "report.json", "report.html", "report-anonymous.html")))
+    if name not in SEALED:
+        return _said_otherwise(dossier / name, dice)
     path = dossier / name
     head, *rows = read(path)
     before = [list(row) for row in rows]
@@ -283,6 +287,30 @@ def on_purpose(folder: Path, dice: random.Random) -> str:
     write(path, [head, *rows])
     believe(dossier)
     return f"{what} in {name}, row {at + 1}"
+
+
+def _said_otherwise(path: Path, dice: random.Random) -> str:
+    """Another verdict or count in a report; the same in all hashes."""
+    said = json.loads(path.with_name("report.json").read_text())
+    of = dice.choice(("studies", "instances", "proof"))
+    name = dice.choice(sorted(said[of]))
+    text, count = path.read_text(encoding="utf-8"), said[of][name]
+    if path.suffix == ".json":
+        what = dice.choice(("count", "verdict", "time", "exception"))
+        said[of][name] += dice.choice((1, -1, 1000)) if what == "count" else 0
+        said["complete"] ^= what == "verdict"
+        said["generated_at"] = said["generated_at"].replace("-", "/") if what == "time" else said["generated_at"]
+        said["exceptions"] = said["exceptions"][1:] if what == "exception" else said["exceptions"]
+        text = json.dumps({key: value for key, value in said.items() if key != "exceptions"}, indent=1)[:-2]
+        text += ',\n "exceptions": [\n' + ",\n".join(textwrap.indent(json.dumps(each, indent=1), "  ") for each in said["exceptions"]) + "\n ]\n}\n"
+    elif dice.random() < 0.3:
+        what, text = "verdict", text.replace('id="verdict">Not complete:', 'id="verdict">Complete:')
+    else:
+        row = f'<th scope="row">{name.replace("_", " ")}</th><td class="n">'
+        what, text = "count", text.replace(f"{row}{count:,}</td>", f"{row}{count + 1:,}</td>")
+    path.write_text(text, encoding="utf-8", newline="")
+    believe(path.parent)
+    return f"{what} {of} {name} in {path.name}"
 
 
 def _another(cell: str, others: list[str], dice: random.Random) -> str:

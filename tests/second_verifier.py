@@ -36,10 +36,11 @@ def holds(folder: Path, objects: Path | None = None) -> bool:
     """Whether everything in the dossier, and every proven object, is as it was sealed."""
     try:
         _files(folder)
-        tables = {name: _table(folder / name) for name in ("instances.csv.gz", "events.csv.gz", "seals.csv.gz", "studies.csv")}
+        tables = {name: _table(folder / name) for name in ("instances.csv.gz", "events.csv.gz", "seals.csv.gz", "studies.csv", "exceptions.csv")}
         _chain(tables)
         _rows_against_log(tables)
         leaves = _tree(folder, tables)
+        demand(tables["exceptions.csv"] == _exceptions(tables), "exceptions.csv")
         _report(folder, tables)
         _lists(folder, leaves)
         if objects:
@@ -226,6 +227,67 @@ def _tree(folder: Path, tables: dict[str, list[dict[str, str | None]]]) -> list[
     return proven
 
 
+def _newest(tables: dict[str, list[dict[str, str | None]]], kind: str) -> dict[str | None, dict[str, str | None]]:
+    """The last event of that kind for each row that it speaks of: its first literal."""
+    return {_quoted(event["detail"] or "")[0]: event for event in tables["events.csv.gz"] if event["kind"] == kind}
+
+
+def _exceptions(tables: dict[str, list[dict[str, str | None]]]) -> list[dict[str, str | None]]:
+    """What exceptions.csv has to say: studies first, then files that belong to none."""
+    images, files, odd, signed = (collections.defaultdict(list) for _ in range(4))
+    for row in tables["instances.csv.gz"]:
+        if row["copy"] is None:
+            images[row["study"]].append(row)
+    revoked = {_quoted(event["detail"] or "")[1] for event in _newest(tables, "revocation row").values()}
+    for number, event in _newest(tables, "acceptance row").items():
+        _, _, code, reason, by, role, _ = _quoted(event["detail"] or "")
+        if number not in revoked:
+            why = ": ".join(str(part) for part in (event["sop"], code if code != "other" else None, reason) if part is not None)
+            signed[event["study"]].append((f"{by} ({role})" if role else str(by), why))
+    for number, event in _newest(tables, "file quarantined").items():
+        _, _, reason, claimed, _, _ = _quoted(event["detail"] or "")
+        files[event["study"]].append((event["sop"] or f"q{number}", f"q{number}: {reason}; UIDs as sent: {claimed}.", number))
+    for event in tables["events.csv.gz"]:
+        if event["kind"] == "rows without a UID":
+            odd[event["study"]] = [f"The PACS lists {row}, which is no UID." for row in json.loads(event["detail"] or "")]
+    found = []
+
+    def say(study: str | None, state: str | None, error: str | None, detail: str | None, attempts: str | None, **more: list[str]) -> None:
+        lists = {name: " ".join(more.get(name, ())) or None for name in ("missing", "unexpected", "conflict", "quarantined")}
+        by, why = ([part for part, _ in more.get("signed", [])], [part for _, part in more.get("signed", [])])  # type: ignore[misc]
+        signature = {"accepted_by": "; ".join(dict.fromkeys(by)) or None, "reason": "; ".join(dict.fromkeys(why)) or None}
+        found.append({"study": study, "state": state, "error": error, "detail": detail, "attempts": attempts, **lists, **signature})
+
+    for study in tables["studies.csv"]:
+        uid, mine = study["study"], images[study["study"]]
+        conflict = [row for row in mine if row["conflict"] == "1"]
+        unexpected = [row for row in mine if row["conflict"] != "1" and row["listed"] != "1"]
+        left = study["state"] in ("parked", "accepted")
+        missing = [row for row in mine if row["state"] == "expected" or (left and row["state"] != "verified" and row["conflict"] != "1")]
+        if study["state"] == "migrated" and study["error"] is None and not (conflict or unexpected or missing or files[uid]):
+            continue
+        words = [text for _, text, _ in files[uid]] + odd[uid]
+        detail = " ".join([study["detail"], *words] if study["detail"] else words) if words else study["detail"]
+        named = {name: sorted(str(row["sop"]) for row in rows) for name, rows in (("missing", missing), ("unexpected", unexpected), ("conflict", conflict))}
+        say(uid, study["state"], study["error"], detail, study["attempts"], **named, quarantined=[name for name, _, _ in files[uid]], signed=signed[uid])
+    accepted = {number: _quoted(event["detail"] or "")[1:] for number, event in _newest(tables, "quarantine row").items()}
+    for _, text, number in files[None]:
+        mine = [tuple(accepted[number])] if accepted.get(number, [None])[0] else []
+        say(None, "accepted" if mine else "quarantined", "Quarantined", text, "0", quarantined=[f"q{number}"], signed=mine)
+    return found
+
+
+def _complete(tables: dict[str, list[dict[str, str | None]]]) -> bool:
+    """Whether nothing is open: no study, no question of the newest sweep, no loose file; and a closing sweep was the newest."""
+    windows = [_quoted(event["detail"] or "") for event in _newest(tables, "window row").values()]
+    sweep = max((int(window[1] or 0) for window in windows), default=None)
+    closed = [_quoted(event["detail"] or "")[1] for event in tables["events.csv.gz"] if (event["detail"] or "").startswith("'closed_sweep',")]
+    unanswered = [window for window in windows if window[1] == str(sweep) and window[21] is None and (window[13] == "0" or window[20] == "1")]
+    open_studies = [study for study in tables["studies.csv"] if study["state"] not in ("migrated", "excluded", "accepted")]
+    loose = [row for row in tables["exceptions.csv"] if row["study"] is None and row["state"] != "accepted"]
+    return sweep is not None and closed[-1:] == [str(sweep)] and not (unanswered or open_studies or loose)
+
+
 def _report(folder: Path, tables: dict[str, list[dict[str, str | None]]]) -> None:
     report = json.loads((folder / "report.json").read_text())
     first = [row for row in tables["instances.csv.gz"] if row["copy"] is None]
@@ -235,12 +297,19 @@ def _report(folder: Path, tables: dict[str, list[dict[str, str | None]]]) -> Non
             (("staged", ("staged", "stored")), ("verified", ("verified",)))}  # fmt: skip
     studies = collections.Counter(row["state"] for row in tables["studies.csv"])
     proofs = collections.Counter(row["proof"] for row in first)
-    demand(all(count == kinds[name] for name, count in report["instances"].items()), "counts of instances")
-    demand(all(count == studies[name] for name, count in report["studies"].items()), "counts of studies")
-    demand(all(count == proofs[name] for name, count in report["proof"].items()) and report["bytes"] == size, "proofs and bytes")
+    right = {"instances": kinds, "studies": studies, "proof": proofs}
+    demand(all(count == counted[name] for of, counted in right.items() for name, count in report[of].items()), "counts")
+    demand(report["bytes"] == size and len(report["exceptions"]) == len(tables["exceptions.csv"]), "bytes and exceptions")
     at = datetime.datetime.fromtimestamp(int(tables["seals.csv.gz"][-1]["at"] or 0) // 1000, datetime.UTC)
     demand(report["generated_at"] == f"{at:%Y-%m-%dT%H:%M:%SZ}", "the report's time")
-    demand(not report["complete"] or not any(studies[name] for name in ("found", "planned", "retrieved", "parked")), "the verdict")
+    complete = _complete(tables) and not any(each["blocks"] and not each["window"] for each in report["enumeration"]["suspicious"])
+    demand(report["complete"] == complete, "the verdict")
+    for name in ("report.html", "report-anonymous.html"):
+        page = (folder / name).read_text(encoding="utf-8")
+        demand(('id="verdict">Complete:' in page) == complete, "the page's verdict")
+        for of in right:
+            for word, count in report[of].items():
+                demand(f'<th scope="row">{word.replace("_", " ")}</th><td class="n">{count:,}</td>' in page, "the page's counts")
 
 
 def _lists(folder: Path, leaves: list[dict[str, str | None]]) -> None:

@@ -93,6 +93,44 @@ def _at_most(bad: int, checked: int, rate: float) -> float:
     return total
 
 
+def most_unseen(strata: Mapping[Stratum, int], checked: Mapping[Stratum, int], confidence: float = CONFIDENCE) -> int:
+    """How many of the population may be bad at most, where none of a stratified sample is: exact, without replacement.
+
+    Of D bad ones, wherever they lie, a sample misses all with at most the chance of their worst distribution: n_h of N_h drawn miss
+    d_h with the product of (N_h - i - n_h) / (N_h - i), i < d_h. These factors fall with i, so that the worst distribution of D takes the
+    D largest of all strata. The answer is the largest D whose product is above 1 - confidence. Nothing drawn of a stratum: all of it.
+    """
+    drawn = {stratum: (count, checked.get(stratum, 0)) for stratum, count in strata.items() if count}
+    bound = math.log1p(-confidence) + 1e-9  # a product that is the very chance is not above it
+
+    def above(factor: float) -> dict[Stratum, int]:
+        """How many factors of each stratum are at least so large."""
+        return {stratum: max(0, min(count, count - math.ceil(taken / (1 - factor)) + 1)) if taken else count for stratum, (count, taken) in drawn.items()}
+
+    def chance(bad: Mapping[Stratum, int]) -> float:
+        """The logarithm of that of seeing none of them."""
+        return sum(_log_missed(*drawn[stratum], number) for stratum, number in bad.items())
+
+    low, high = 0.0, 1.0 - 1e-12
+    for _ in range(60):  # all factors down to `high` are still likely enough, all down to `low` are not, unless everything is
+        middle = (low + high) / 2
+        low, high = (low, middle) if chance(above(middle)) > bound else (middle, high)
+    bad = above(high)
+    reached = chance(bad)
+    while True:  # the few that lie between
+        factor, stratum = max(((count - bad[each] - taken) / (count - bad[each]) if count > bad[each] else 0.0, each) for each, (count, taken) in drawn.items())
+        if factor <= 0 or (reached := reached + math.log(factor)) <= bound:
+            return sum(bad.values())
+        bad[stratum] += 1
+
+
+def _log_missed(count: int, taken: int, bad: int) -> float:
+    """The logarithm of the chance that `taken` of `count` have none of `bad` among them."""
+    if count - bad < taken:
+        return -math.inf
+    return math.lgamma(count - bad + 1) - math.lgamma(count - bad - taken + 1) - math.lgamma(count + 1) + math.lgamma(count - taken + 1)
+
+
 def effective(strata: Mapping[Stratum, int], checked: Mapping[Stratum, int]) -> int:
     """The size of the simple random sample that a stratified one is at least worth.
 

@@ -83,7 +83,9 @@ class Looked:
         return sum(self.wanted.values())
 
     def limit(self, bad: int) -> str:
-        """Of how many at most, in per cent, what was found in `bad` of the sample is true."""
+        """Of fewer than how many, in per cent, what was found in `bad` of the sample is true."""
+        if not bad:
+            return sampling.percent(min((sampling.most_unseen(self.strata, self.wanted) + 1) / self.population, 1.0))
         return sampling.percent(sampling.upper_limit(bad, max(sampling.effective(self.strata, self.wanted), bad)))
 
 

@@ -137,11 +137,10 @@ def each_exception(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
     signed: dict[int, list[tuple[str, str]]] = {}
     for study_id, by, why in connection.execute(_SIGNED):
         signed.setdefault(study_id, []).append((by, why))
-    for study_id, uid, state, error, detail, attempts, stage in connection.execute(
-        f"SELECT id, uid, state, error, detail, attempts, stage FROM study WHERE id IN ({wanted}) ORDER BY uid"
+    for study_id, uid, state, error, detail, attempts in connection.execute(
+        f"SELECT id, uid, state, error, detail, attempts FROM study WHERE id IN ({wanted}) ORDER BY uid"
     ):
-        # What the destination never held is missing there, though its staged file is here: nobody tries again by itself.
-        given_up = state in (StudyState.PARKED, StudyState.ACCEPTED) and stage in ("upload", "verify")
+        given_up = state in (StudyState.PARKED, StudyState.ACCEPTED)  # what is not proven of it is missing, also where its staged file is here
         sops: dict[str, list[str]] = {"missing": [], "unexpected": [], "conflict": []}
         for sop, at, listed, conflict in connection.execute(_NOT_SIMPLY_PROVEN, (study_id,)):
             if conflict:
@@ -209,8 +208,8 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, mer
     more = 0
     kinds: dict[tuple[str, str | None], list[int]] = {}
     with Table(folder / "exceptions.csv", EXCEPTION_COLUMNS) as table, (folder / "report.json").open("x", encoding="utf-8") as file:
-        file.write(json.dumps(document, indent=1)[:-2] + ',\n "exceptions": [')
-        mark = "\n"
+        file.write(json.dumps(document, indent=1)[:-2] + ',\n "exceptions": [\n')  # a line of its own: verifiers read up to it
+        mark = ""
         for entry in each_exception(connection):
             file.write(mark + textwrap.indent(json.dumps(entry, indent=1), "  "))
             mark = ",\n"
@@ -222,7 +221,7 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, mer
             if _needs_words(entry):
                 more += len(shown) >= _SHOWN
                 shown += [_for_the_page(entry)] if len(shown) < _SHOWN else []
-        file.write("]\n}\n" if mark == "\n" else "\n ]\n}\n")
+        file.write(("\n" if mark else "") + " ]\n}\n")
     shows: dict[str, Any] = {
         "report": document, "open": what_is_open(connection, document["studies"], recounted=_recounted(document)), "table": by_year_and_modality(connection),
         "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": shown, "more_exceptions": more, "remedies": _remedies(shown),

@@ -112,18 +112,6 @@ def test_roll_backs_and_changed_anchors_are_found(sound: Path, tmp_path: Path) -
         assert not second_verifier.holds(folder / "dossier", folder / "bucket"), f"seed {number}: {what}"
 
 
-def test_more_seals_than_hashes_at_once_take_more_walks(sound: Path, tmp_path: Path) -> None:
-    """With room for seven open hashes the chain is gone through in parts: it holds, and each damage is found."""
-    source = SOURCE.read_text(encoding="utf-8")
-    in_parts = compile(source.replace("SEALS_AT_ONCE = 100_000", "SEALS_AT_ONCE = 7"), str(SOURCE), "exec")
-    assert "SEALS_AT_ONCE = 100_000" in source and len(damaged.read(sound / "dossier" / "seals.csv.gz")) > 15
-    assert verify(sound, program=in_parts)[0] == 0
-    folder = copy(sound, tmp_path / "copy")
-    for number in range(SEED, SEED + DAMAGES // 10):
-        damaged.on_purpose(repaired(sound, folder), random.Random(number))
-        assert verify(folder, program=in_parts)[0] == verify(folder)[0] == 1
-
-
 def test_a_damaged_signature_is_found(sound: Path, tmp_path: Path) -> None:
     """Every flipped bit of the signature is found by verify-signature."""
     folder = copy(sound, tmp_path / "copy")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.evidence.sampling import Draw, Slice, Stratum, allocate, effective, percent, upper_limit
+from migrate.evidence.sampling import Draw, Slice, Stratum, allocate, effective, most_unseen, percent, upper_limit
 
 STRATA = st.dictionaries(
     st.builds(Stratum, st.sampled_from(["1999", "2020", "undated"]), st.sampled_from(["CT", "MR", "none"])), st.integers(1, 60), min_size=1
@@ -73,6 +73,26 @@ def test_at_the_limit_so_few_are_found_once_in_twenty(case: tuple[int, int]) -> 
     rate = Fraction(upper_limit(bad, checked)).limit_denominator(10**9)
     chance = sum(math.comb(checked, k) * rate**k * (1 - rate) ** (checked - k) for k in range(bad + 1))
     assert float(chance) == pytest.approx(0.05, abs=1e-4)
+
+
+@given(st.lists(st.integers(1, 9).flatmap(lambda count: st.tuples(st.just(count), st.integers(0, count))), min_size=1, max_size=3))
+def test_no_more_can_be_unseen_than_the_worst_spread_hides(sizes: list[tuple[int, int]]) -> None:
+    """The limit where none is bad is that of trying out every way in which bad ones can lie, counted in whole numbers."""
+    strata = {Stratum(str(number), "CT"): size for number, size in enumerate(sizes)}
+    hidden = 0
+    for bad in itertools.product(*(range(count + 1) for count, _ in sizes)):
+        chance = math.prod(Fraction(math.comb(count - d, taken), math.comb(count, taken)) for (count, taken), d in zip(sizes, bad, strict=True))
+        hidden = max(hidden, sum(bad)) if chance > Fraction(1, 20) else hidden
+    assert most_unseen({key: count for key, (count, _) in strata.items()}, {key: taken for key, (_, taken) in strata.items()}) == hidden
+
+
+def test_of_a_large_archive_the_limit_is_that_of_a_simple_sample() -> None:
+    """460 of ten million, as one stratum or as 400 equal ones, say what 1 - 0.05^(1/n) says; all drawn leaves nothing unseen."""
+    for number in (1, 400):
+        strata = {Stratum(str(each), "CT"): 10_000_000 // number for each in range(number)}
+        checked = allocate(strata, Fraction(460, 10_000_000))
+        assert (most_unseen(strata, checked) + 1) / 10_000_000 == pytest.approx(upper_limit(0, sum(checked.values())), rel=1e-3)
+    assert most_unseen({Stratum("2020", "CT"): 7}, {Stratum("2020", "CT"): 7}) == 0
 
 
 @pytest.mark.parametrize(("rate", "said"), [(0.0064914, "0.65 %"), (0.00001234, "0.0013 %"), (0.5, "50 %"), (1.0, "100 %"), (0.05001, "5.1 %")])
