@@ -67,7 +67,7 @@ class Queue:
         """Whether question after question by date has shown other dates: the rest of them would show the same. One will do if it is known."""
         outside, inside, windows = self.connection.execute(
             "SELECT total(outside_count), total(study_count - outside_count), total(outside_count > 0) FROM window "
-            "WHERE sweep = ? AND axis = 'date' AND state = 1", (sweep,)
+            "WHERE sweep = ? AND axis = 'date' AND state = 1 AND lo IS NOT NULL AND hi IS NOT NULL", (sweep,)
         ).fetchone()  # fmt: skip
         enough = 1 if self.habits().get("ignores_date") == "yes" else 3
         return bool(windows >= enough and outside > 2 * inside)

@@ -86,7 +86,7 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
             continue
         else:
             study_id = new[uid] = next_id + len(new)
-            added.append((study_id, uid, row.date, row.time, "\\".join(row.modalities), row.claimed_instances, bit, sweep, sweep))
+            added.append((study_id, uid, row.date, row.time, "\\".join(row.modalities), row.claimed_instances, bit, sweep, None if row.excluded else sweep))
             if row.excluded:
                 left_out += 1
                 differing.append((row, sweep, bit))
@@ -95,13 +95,13 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
     if added:
         _add(manifest, added)
         manifest.studies_found += len(added) - left_out
-    for each in differing:
-        _seen_again(manifest, *each)
-    for (sweep, bit), study_ids in unchanged.items():
+    for (sweep, bit), study_ids in unchanged.items():  # first: a row that contradicts one of these is known by it
         manifest.execute(
             "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ? "
             "WHERE id IN (SELECT value FROM json_each(?))", sweep, sweep, bit, json.dumps(study_ids),
         )  # fmt: skip
+    for each in differing:
+        _seen_again(manifest, *each)
     manifest.connection.executemany(f"INSERT INTO sighting VALUES (?, ?, ?) {_MERGED}", sightings)
     return not added and not differing
 
@@ -142,7 +142,8 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
     if same_sweep and claim is not None and claimed is not None and claim != claimed:
         manifest.log("attributes differ", f"{counted(claimed, 'instance')} claimed in one row, {claim} in another", study=row.study.study)
         claim = max(claim, claimed)
-    if row.excluded and state in (StudyState.RETRIEVED, StudyState.MIGRATED, StudyState.ACCEPTED):
+    excluded = None if same_sweep and state != StudyState.EXCLUDED else row.excluded  # of rows that contradict each other one that fits is enough
+    if excluded and state in (StudyState.RETRIEVED, StudyState.MIGRATED, StudyState.ACCEPTED):
         claim = None  # once it is selected again, the number that it is compared with is the one it was planned by
     manifest.execute(
         "UPDATE study SET seen_sweep = max(coalesce(seen_sweep, 0), ?), found_sweep = coalesce(found_sweep, ?), axes = axes | ?, "
@@ -150,9 +151,9 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
         "claimed_instances = coalesce(?, claimed_instances) WHERE id = ?",
         sweep or 0, sweep, bit, date if same_sweep and date else row.date, row.time, modalities, modalities, claim, study_id,
     )  # fmt: skip
-    if row.excluded:
+    if excluded:
         if state in (StudyState.FOUND, StudyState.PLANNED, StudyState.PARKED):
-            exclude(manifest, study_id, _BY_SELECTION, row.excluded)
+            exclude(manifest, study_id, _BY_SELECTION, excluded)
         return
     if state == StudyState.EXCLUDED and error == _BY_SELECTION:
         manifest.set_state(study_id, StudyState.FOUND)

@@ -35,6 +35,13 @@ _PLAN = (
     f"AND {' AND '.join(f'{key} IS :{key}' for key in KEYS)})"
 )
 
+_INTO_COVER = (  # with the parts of those that were split meanwhile
+    "WITH RECURSIVE part(id, state) AS (SELECT id, state FROM window WHERE parent = :parent AND part_by IS :by AND purpose = 'check' "
+    "UNION ALL SELECT window.id, window.state FROM window JOIN part ON window.parent = part.id "
+    "WHERE part.state = :split AND window.part_by IS :by AND window.purpose = 'check') "
+    "UPDATE window SET purpose = 'cover' WHERE id IN (SELECT id FROM part)"
+)
+
 
 def apply(connection: sqlite3.Connection, outcome: WindowFact, policy: RetryPolicy) -> None:
     """Turn one fact about windows into rows. A window that was answered or split is never asked again in its sweep."""
@@ -74,9 +81,7 @@ def _plan(connection: sqlite3.Connection, planned: WindowsPlanned) -> None:
         connection.execute("DELETE FROM sighting WHERE window_id IN (SELECT id FROM window WHERE sweep < ?)", (planned.sweep,))
     if planned.replaces:
         connection.execute("UPDATE window SET state = ?, blocks = 0 WHERE id = ? AND state <> 4", (int(WindowState.SPLIT), planned.parent))
-        connection.execute(
-            "UPDATE window SET purpose = 'cover' WHERE parent = ? AND part_by IS ? AND purpose = 'check'", (planned.parent, planned.by)
-        )
+        connection.execute(_INTO_COVER, {"parent": planned.parent, "by": planned.by, "split": int(WindowState.SPLIT)})
     place = {"sweep": planned.sweep, "parent": planned.parent, "by": planned.by, "purpose": planned.purpose}
     connection.executemany(_PLAN, [place | {key: getattr(window, key) for key in KEYS} for window in planned.windows])
 

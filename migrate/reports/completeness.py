@@ -50,11 +50,11 @@ _REMEDIES = {
 }
 """What to do about entries whose name is no class of errors."""
 
-# The days that the questions by date cover; a question without a key that only looks for what no range shows leaves them alone.
+# The days that the questions by date cover; the first and the last date that can be written close a range that is open.
 _BOUNDS = """
 SELECT CASE WHEN sum(cover AND lo IS NULL) THEN NULL ELSE min(CASE WHEN cover THEN lo END) END,
   CASE WHEN sum(cover AND hi IS NULL) THEN NULL ELSE max(CASE WHEN cover THEN hi END) END, count(*)
-FROM (SELECT lo, hi, axis IN ('date', 'all') AND purpose = 'cover' AND parent IS NULL AS cover FROM window WHERE sweep = ?)
+FROM (SELECT nullif(lo, '00010101') AS lo, nullif(hi, '99991231') AS hi, axis = 'date' AND purpose = 'cover' AND parent IS NULL AS cover FROM window WHERE sweep = ?)
 """
 
 # The signatures that stand, each with what it is for; the code where it says more than the text.

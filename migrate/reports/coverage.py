@@ -80,6 +80,7 @@ SELECT lo, hi, state, parent IS NOT NULL, suspicion IS NOT NULL, blocks,
           AND (part.purpose = 'cover' OR root.row_count >= (SELECT CAST(value AS INTEGER) FROM habit WHERE name = 'cap'))),
   EXISTS (SELECT 1 FROM window AS part WHERE part.parent = root.id AND part.part_by <> 'date' AND part.state IN (1, 3))
 FROM window AS root WHERE sweep = ? AND axis = 'date' AND purpose = 'cover' AND (part_by IS NULL OR part_by = 'date') AND state IN (0, 1, 2)
+  AND coalesce(hi >= '1895', 1) AND coalesce(lo < '2101', 1)
 """
 # A question without a key that was not answered whole, and does not block, was replaced by questions by other keys.
 _OTHER_AXIS = "SELECT 1 FROM window WHERE sweep = ? AND axis = 'all' AND purpose = 'cover' AND part_by IS NULL AND state IN (1, 2) AND blocks = 0"

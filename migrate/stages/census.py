@@ -26,8 +26,8 @@ from migrate.model import (
     shares,
 )
 from migrate.sources import Source
-from migrate.stages.questions import by_date, parts
-from migrate.stages.sweep import NAMES, Row, Sweep, ask_again, ids, learned_cap
+from migrate.stages.questions import by_date, closed, is_far, parts
+from migrate.stages.sweep import NAMES, Row, Sweep, ask_again, ids, learned_cap, refused
 
 _PATIENTS_A_SHARE = 250
 _AT_ONCE = 20  # windows that are asked again together
@@ -103,7 +103,7 @@ def judge(sweep: Sweep) -> list[Outcome]:
     if any(row["state"] == WindowState.PLANNED for row in sweep.rows):
         return []
     for step in (
-        _cut_failed, _compare_with_keyless, _prove_top, _cut_capped, _keyless_by_other_axes, _open_ends,
+        _ask_without_date, _cut_failed, _compare_with_keyless, _prove_top, _cut_capped, _keyless_by_other_axes, _open_ends,
         _note_habits, _count_what_parts_lack,
     ):  # fmt: skip
         if outcomes := step(sweep):
@@ -118,19 +118,30 @@ def _said(row: Row, suspicion: str, blocks: bool) -> list[Outcome]:
     return [WindowJudged(row["id"], suspicion, blocks)]
 
 
-def _refused(row: Row) -> bool:
-    return bool(row["state"] == WindowState.FAILED and row["error"] == QueryRefused.__name__)
+def _ask_without_date(sweep: Sweep) -> list[Outcome]:
+    """Where the date does not count, bounds do not either: the question without a key is compared with its parts, as in a sweep of everything."""
+    if not sweep.ignores_date or sweep.keyless is not None:
+        return []
+    return [WindowsPlanned(sweep.number, (Window(None, None, "all"),))]
 
 
 def _cut_failed(sweep: Sweep) -> list[Outcome]:
-    """What was refused or failed is asked in smaller parts; while no date at all was answered, of one window only."""
-    failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED]
-    smaller = [row for row in failed if by_date(window_of(row))]
+    """What was refused or failed is asked in smaller parts, and a closed range in place of an open one that shows other dates.
+
+    While no date at all was answered, of one window only.
+    """
+    failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED or (_shows_others(row) and not sweep.ignores_date)]
+    smaller = [row for row in failed if by_date(window_of(row)) and not is_far(window_of(row))]
     if not sweep.dated:
         if len(smaller) < len(failed) and any(row["lo"] and row["lo"] == row["hi"] for row in failed):
             return []  # not even a single day is answered
-        smaller = [row for row in smaller if row["lo"]][-1:]
+        smaller = [row for row in smaller if row["lo"] and row["hi"]][-1:]
     return [WindowsPlanned(sweep.number, by_date(window_of(row)), row["id"], "date", replaces=True) for row in smaller]
+
+
+def _shows_others(row: Row) -> bool:
+    """An open range of dates was answered with dates beyond it."""
+    return bool(row["outside_count"] and closed(window_of(row)))
 
 
 def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
@@ -151,13 +162,15 @@ def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
 
 
 def _prove_top(sweep: Sweep) -> list[Outcome]:
-    """The largest answer by date is compared with its parts, where no larger one without a key has shown it to be whole."""
+    """The largest answers by date are compared with their parts, where no larger one without a key has shown them to be whole."""
     if sweep.ignores_date and sweep.keyless is not None and sweep.keyless["state"] == WindowState.ANSWERED:
         return []  # it is cut by other keys below, which compares it
-    if sweep.proof is None:
-        assert sweep.top is not None
-        return _said(sweep.top, "Nothing narrower shows whether the PACS caps its answers; studies may hide behind its largest one.", True)
-    return sweep.proof
+    if sweep.unproven is None:
+        return []
+    row, steps = sweep.unproven
+    if steps is None:
+        return _said(row, "Nothing narrower shows whether the PACS caps its answers; studies may hide behind its largest one.", True)
+    return steps
 
 
 def _cut_capped(sweep: Sweep) -> list[Outcome]:
@@ -176,7 +189,7 @@ def _cut_capped(sweep: Sweep) -> list[Outcome]:
             if not failed:
                 outcomes.append(WindowsPlanned(sweep.number, by_date(window), row["id"], "date", replaces=True))
         elif keys:
-            if failed and not _refused(row):  # an answer that breaks off does so by any key: the time at least says where
+            if failed and not refused(row):  # an answer that breaks off does so by any key: the time at least says where
                 keys = tuple(key for key in keys if key == "time")
             outcomes += _by_other_keys(sweep, row, keys, "The answer may be capped" if not failed else "No whole answer")
         elif not failed:
@@ -217,10 +230,11 @@ def _cut_family(sweep: Sweep, row: Row, by: PartBy) -> list[Outcome]:
         return [WindowsPlanned(sweep.number, smaller, row["id"], by)] if len(smaller) > 1 else []
     if sweep.ignores(row, by):
         return []
-    outcomes: list[Outcome] = []
-    for part in sweep.leaves(row, by):
+    leaves = sweep.leaves(row, by)
+    outcomes = [] if by == "time" or not any(leaf["state"] == WindowState.ANSWERED for leaf in leaves) else sweep.once_more(leaves)
+    for part in leaves:
         answered = any(each["state"] == WindowState.ANSWERED for each in sweep.siblings(part))
-        broken = part["state"] == WindowState.FAILED and (by == "time" or (answered and _refused(part)))
+        broken = part["state"] == WindowState.FAILED and (by == "time" or (answered and refused(part)))
         if broken or (part["state"] == WindowState.ANSWERED and not sweep.believes(part, row)):
             smaller = parts(window_of(part), by)
             if smaller:

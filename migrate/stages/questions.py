@@ -10,8 +10,8 @@ from dataclasses import replace
 from migrate.model import EXACT, PartBy, Window
 
 FIRST_YEAR = 1970
-_OLDEST_YEAR = 1900
-_YEARS_AHEAD = 10
+_OLDEST_YEAR, _LATEST_YEAR = 1900, 2040
+_FIRST_DAY, _LAST_DAY = "00010101", "99991231"
 PREFIX_MAX = 8
 """Characters of an ID that a question holds at most: longer ones would name a patient."""
 PREFIXES = string.digits + string.ascii_uppercase + string.ascii_lowercase + "-_.#/+"
@@ -27,43 +27,55 @@ MODALITIES: Sequence[str] = (
 def first_windows(date_from: str | None, date_to: str | None, today: datetime.date, *, open_ranges: bool = True) -> tuple[Window, ...]:
     """A window a year between the bounds; where both are open, also all before, all after, and one without any key.
 
-    Without `open_ranges` the PACS is known to make little of them: what they would show that can be there is asked for in closed ones first.
+    Without `open_ranges` the PACS is known to make little of them: closed ones hold every date there can be.
     """
     last = date_to or f"{today.year + 1}1231"
     first = date_from or f"{FIRST_YEAR}0101"
-    before, after = (FIRST_YEAR, today.year + 2) if open_ranges else (_OLDEST_YEAR, today.year + 2 + _YEARS_AHEAD)
-    windows = [] if date_from else [Window(None, f"{before - 1}1231")]
-    if not open_ranges:
-        windows += [] if date_from else [Window(f"{_OLDEST_YEAR}0101", f"{FIRST_YEAR - 1}1231")]
-        windows += [] if date_to else [Window(f"{today.year + 2}0101", f"{after - 1}1231")]
+    windows = [] if date_from else [Window(None, f"{FIRST_YEAR - 1}1231")]
     for year in range(int(first[:4]), int(last[:4]) + 1):
         windows.append(Window(max(first, f"{year}0101"), min(last, f"{year}1231")))
     if not date_to:
-        windows.append(Window(f"{after}0101", None))
+        windows.append(Window(f"{today.year + 2}0101", None))
+    if not open_ranges:
+        windows = [part for window in windows for part in (closed(window) or (window,))]
     if not date_from and not date_to:
         windows.append(Window(None, None, "all"))
     return tuple(windows)
 
 
-def by_date(window: Window) -> tuple[Window, ...]:
-    """Years, then months, then halves down to days. Nothing for a single day, or where an end is open and was cut off already."""
-    if window.lo is None and window.hi is not None and int(window.hi[:4]) >= _OLDEST_YEAR:
-        return (
-            replace(window, hi=f"{_OLDEST_YEAR - 1}1231"),
-            *_years(replace(window, lo=f"{_OLDEST_YEAR}0101")),
-        )
-    if window.lo is None or window.hi is None:
+def closed(window: Window) -> tuple[Window, ...]:
+    """An open range of dates from the first or to the last date that can be written; () for one that is closed already."""
+    if (window.lo is None) == (window.hi is None):
         return ()
+    return (replace(window, lo=window.lo or _FIRST_DAY, hi=window.hi or _LAST_DAY),)
+
+
+def is_far(window: Window) -> bool:
+    """A closed range of years that no study can be from: too many of them to ask for one by one."""
+    return window.lo is not None and window.hi is not None and (window.hi < f"{_OLDEST_YEAR}" or window.lo >= f"{_LATEST_YEAR}")
+
+
+def by_date(window: Window) -> tuple[Window, ...]:
+    """Open ranges closed, then years (halves of far ones), then months, then halves down to days. Nothing for a single day."""
+    if window.lo is None or window.hi is None:
+        return closed(window)
+    if is_far(window) and window.lo[:4] != window.hi[:4]:
+        middle = (int(window.lo[:4]) + int(window.hi[:4])) // 2
+        return replace(window, hi=f"{middle:04}1231"), replace(window, lo=f"{middle + 1:04}0101")
     if window.lo[:4] != window.hi[:4]:
-        return _years(window)
+        return (
+            *([replace(window, hi=f"{_OLDEST_YEAR - 1}1231")] if window.lo < f"{_OLDEST_YEAR}" else []),
+            *_years(replace(window, lo=max(window.lo, f"{_OLDEST_YEAR}0101"), hi=min(window.hi, f"{_LATEST_YEAR - 1}1231"))),
+            *([replace(window, lo=f"{_LATEST_YEAR}0101")] if window.hi >= f"{_LATEST_YEAR}" else []),
+        )
     if window.lo[:6] != window.hi[:6]:
         return _months(window)
     first, last = _day(window.lo), _day(window.hi)
     if first >= last:
         return ()
-    middle = first + (last - first) // 2
-    after = middle + datetime.timedelta(1)
-    return (replace(window, hi=f"{middle:%Y%m%d}"), replace(window, lo=f"{after:%Y%m%d}"))
+    middle_day = first + (last - first) // 2
+    after = middle_day + datetime.timedelta(1)
+    return (replace(window, hi=f"{middle_day:%Y%m%d}"), replace(window, lo=f"{after:%Y%m%d}"))
 
 
 def _years(window: Window) -> tuple[Window, ...]:

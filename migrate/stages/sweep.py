@@ -6,6 +6,7 @@ import functools
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from migrate.errors import QueryRefused
 from migrate.manifest.windows import window_of
 from migrate.model import HabitLearned, Outcome, PartBy, Window, WindowsPlanned, WindowState
 from migrate.stages.questions import cuts, parts
@@ -43,8 +44,10 @@ class Sweep:
         self.dated = [
             row for row in rows if row["axis"] == "date" and row["state"] == WindowState.ANSWERED and row["purpose"] != "again"
         ]
-        outside = sum(row["outside_count"] for row in self.dated)
-        self.ignores_date = outside > sum(row["study_count"] for row in self.dated) - outside
+        self.most: int = max((row["study_count"] for row in rows if row["study_count"] is not None), default=0)
+        closed = [row for row in self.dated if row["lo"] and row["hi"]]  # many a PACS ignores open ranges alone
+        outside = sum(row["outside_count"] for row in closed)
+        self.ignores_date = outside > sum(row["study_count"] for row in closed) - outside
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
 
     def cuts(self, window: Window) -> tuple[PartBy, ...]:
@@ -69,34 +72,42 @@ class Sweep:
         return not self.shown_only_by(self.now(self.dated), [row["id"], *ids(self.again(row))])
 
     @functools.cached_property
-    def top(self) -> Row | None:
-        """The largest answer by date that must be proven; None where the one without a key is larger than all of them."""
-        dated = [row for row in self.roots() if row["state"] == WindowState.ANSWERED and not self.capped(row)]
-        top = max(dated, key=lambda row: row["row_count"], default=None)
-        if top is not None and self.keyless_shows_all and self.keyless is not None and top["row_count"] < self.keyless["study_count"]:
-            return None
-        return top
+    def tops(self) -> list[Row]:
+        """The answers by date that must be proven: those with as many rows as the largest shows studies. One with fewer is below any cap.
+
+        None where the question without a key is larger than all of them.
+        """
+        answered = [row for row in self.roots() if row["state"] == WindowState.ANSWERED and not self.capped(row)]
+        all_there = [self.keyless["study_count"]] if self.keyless is not None and self.keyless_shows_all else []
+        most = max([2, *(row["study_count"] for row in answered), *all_there])
+        return [row for row in answered if row["row_count"] >= most]
 
     @functools.cached_property
-    def proof(self) -> list[Outcome] | None:
-        """What `prove` says of the top."""
-        return [] if self.top is None else prove(self, self.top)
+    def unproven(self) -> tuple[Row, list[Outcome] | None] | None:
+        """The next of the tops that is not proven, with what `prove` says of it; None where all are.
+
+        Where nothing narrower shows it, any answer with more rows does: that one is below a cap as well.
+        """
+        undecided = None
+        for row in self.tops:
+            steps = prove(self, row)
+            if steps:
+                return row, steps
+            if steps is None and row["row_count"] >= self.most:
+                undecided = undecided or (row, None)
+        return undecided
 
     @property
     def trusts_keyless(self) -> bool:
-        return self.keyless_shows_all and self.proof == []
+        return self.keyless_shows_all and self.unproven is None
 
     def believes(self, part: Row, root: Row) -> bool:
-        """A part was answered with fewer rows than any cap may lie at."""
+        """A part was answered with fewer rows than any cap may lie at: this sweep has shown more at once, or as many, and these were all."""
         if part["state"] != WindowState.ANSWERED or self.capped(part):
             return False
-        if self.cap is not None or part["row_count"] < 2:
+        if part["row_count"] < max(self.most, 2):
             return True
-        if root is self.keyless and self.trusts_keyless:
-            return bool(part["row_count"] <= root["study_count"])
-        if root["state"] == WindowState.ANSWERED and part["row_count"] < root["study_count"]:
-            return True
-        return self.proof == [] and part["row_count"] <= max((row["study_count"] for row in self.dated), default=1)
+        return bool(root is self.keyless and self.trusts_keyless and part["row_count"] <= root["study_count"])
 
     def capped(self, row: Row) -> bool:
         return self.cap is not None and row["row_count"] is not None and row["row_count"] >= self.cap
@@ -123,9 +134,20 @@ class Sweep:
     def leaves(self, row: Row, by: PartBy) -> list[Row]:
         """The parts of a window by that key which were not cut further."""
         found: list[Row] = []
-        for part in self.family(row, by):
+        for part in map(self._answered, self.family(row, by)):
             found += self.leaves(part, by) if part["state"] == WindowState.SPLIT else [part]
         return found
+
+    def _answered(self, part: Row) -> Row:
+        """The part, or in place of one that failed the same question as it was answered later."""
+        if part["state"] == WindowState.FAILED:
+            return next((each for each in self.again(part) if each["state"] in (WindowState.ANSWERED, WindowState.SPLIT)), part)
+        return part
+
+    def once_more(self, parts: Iterable[Row]) -> list[Outcome]:
+        """Those of these parts that broke off each time are asked once more after all others; none twice, nor what was refused."""
+        broken = [part for part in parts if part["state"] == WindowState.FAILED and not refused(part) and part["purpose"] != "again"]
+        return ask_again(self, [part for part in broken if not self.again(part)])
 
     def ignores(self, row: Row, by: PartBy) -> bool:
         """Whether the PACS showed studies that do not fit a part: the key does not count for it."""
@@ -145,16 +167,17 @@ class Sweep:
         ]  # fmt: skip
 
 
-def prove(sweep: Sweep, row: Row) -> list[Outcome] | None:
+def prove(sweep: Sweep, row: Row, keys: Sequence[PartBy] = ()) -> list[Outcome] | None:
     """What to ask or to learn next to show that this answer is not capped; [] if that is shown, None if it cannot be.
 
-    Its parts hold the same, and each is smaller, or is itself proven: a part with as many rows may be capped as well.
+    Its parts hold the same, and each is smaller, or is itself proven: a part with as many rows may be capped as well, and is cut
+    by the same key, or a day by any. `keys`: by these alone.
     """
     if row["row_count"] < 2:
         return []
     tried: list[int] = []
     proven = True
-    for by in sweep.cuts(window_of(row)):
+    for by in keys or sweep.cuts(window_of(row)):
         leaves = sweep.leaves(row, by)
         again = sweep.again(row)
         if not leaves:
@@ -163,13 +186,19 @@ def prove(sweep: Sweep, row: Row) -> list[Outcome] | None:
                 continue
             planned: list[Outcome] = [WindowsPlanned(sweep.number, smaller, row["id"], by, "check")]
             return planned if again else planned + ask_again(sweep, [row])
-        if sweep.ignores(row, by) or any(part["state"] != WindowState.ANSWERED for part in leaves):
+        if sweep.ignores(row, by):
+            continue
+        if failed := [part for part in leaves if part["state"] != WindowState.ANSWERED]:
+            narrower = [(part, smaller) for part in failed if by == "date" and (smaller := parts(window_of(part), by))]
+            planned = [WindowsPlanned(sweep.number, smaller, part["id"], by, "check", replaces=True) for part, smaller in narrower]
+            if planned := planned or sweep.once_more(failed):
+                return planned
             continue
         if sweep.shown_only_by(ids(leaves), [row["id"], *ids(again)]):
             return learned_cap(row, again, f"for which its parts by {NAMES[by]} show more")
         for part in leaves:
             if part["row_count"] >= row["study_count"]:
-                further = prove(sweep, part)
+                further = prove(sweep, part, () if by == "date" else (by,))
                 if further:
                     return further
                 proven = proven and further is not None
@@ -189,6 +218,11 @@ def learned_cap(row: Row, again: Sequence[Row], why: str) -> list[Outcome]:
 def ask_again(sweep: Sweep, rows: Iterable[Row]) -> list[Outcome]:
     """The same questions once more."""
     return [WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again") for row in rows]
+
+
+def refused(row: Row) -> bool:
+    """The PACS would not answer it, rather than break off."""
+    return bool(row["state"] == WindowState.FAILED and row["error"] == QueryRefused.__name__)
 
 
 def ids(rows: Iterable[Row]) -> list[int]:

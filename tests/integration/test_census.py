@@ -79,6 +79,47 @@ def test_a_single_day_behind_a_cap_is_cut_by_other_keys(tmp_path: Path) -> None:
     assert (swept.found, swept.blocked) == (there, False)
 
 
+def test_answers_as_large_as_a_whole_one_may_be_capped_all_the_same(tmp_path: Path) -> None:
+    """A year with exactly as many studies as the cap is whole, and proves nothing of other years that show as many."""
+    archive = Archive(100, seed=4074)
+    there = {study.uid for study in archive if study.date >= "20120304"}
+    with PracticePacs(archive, faults=("silent-cap=3",)) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more="from = 2012-03-04"))
+    assert (swept.found, swept.blocked, swept.habits["cap"]) == (there, False, "3")
+
+
+@pytest.mark.parametrize("faults", [("refuse-open-ranges",), ("ignore-open-ranges",), ("ignore-date",), ("ignore-date", "silent-cap=5")])
+def test_a_range_without_an_end_needs_no_signature(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """Where open ranges or all dates are not matched, a closed range or other keys show that nothing hides."""
+    archive = Archive(24)
+    with PracticePacs(archive, faults=faults) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more="from = 2012-03-04"))
+    assert (swept.found, swept.blocked) == ({study.uid for study in archive if study.date >= "20120304"}, False)
+
+
+@pytest.mark.parametrize("number", [12, 5])
+def test_of_rows_that_contradict_each_other_one_that_is_selected_is_enough(tmp_path: Path, number: int) -> None:
+    """A study whose rows name different modalities is migrated, whichever row comes first."""
+    kinds = (("CT", 2), ("SR", 1)) if number == 12 else (("SR", 2), ("CT", 1))  # the last image is shown by a row of its own
+    archive = Archive(24, shapes={number: kinds})
+    with PracticePacs(archive, faults=(f"two-patients@{number}",)) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more='modalities = ["CT"]'))
+    assert archive.study(number).uid in swept.found
+
+
+@pytest.mark.parametrize("cap", ["", "12"])
+def test_answers_that_break_off_again_and_again_hide_nothing_and_block_nothing(tmp_path: Path, cap: str) -> None:
+    """Whichever questions every third abort strikes, they are asked again after the others; also where the cap is on record, and too high."""
+    archive = Archive(25, seed=77)
+    with PracticePacs(archive, faults=("silent-cap", "abort-find")) as pacs:
+        settings = configure(tmp_path, pacs)
+        if cap:
+            with Migration(settings, "probe") as migration:
+                migration.manifest.commit([HabitLearned("cap", cap)])
+        swept = sweep(settings)
+    assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, "5")
+
+
 def test_a_range_names_what_it_leaves_out(tmp_path: Path) -> None:
     """With from and to, studies without a date are on record as excluded, and those outside the range are not taken."""
     archive = Archive(24)

@@ -193,8 +193,9 @@ def test_a_range_is_what_was_asked_for_by_date(manifest: Manifest) -> None:
     answered(manifest, look)
     enumeration = read(manifest)["enumeration"]
     assert (enumeration["from"], enumeration["to"], enumeration["windows"]) == ("2020-01-01", "2020-12-31", 2)
-    asked(manifest, 2, Window(None, "20191231"), YEAR, NO_KEY)
-    assert (read(manifest)["enumeration"]["from"], read(manifest)["enumeration"]["to"]) == (None, None)
+    for sweep, (first, last) in enumerate(((None, None), ("00010101", "99991231")), 2):
+        asked(manifest, sweep, Window(first, "20191231"), YEAR, Window("20210101", last), NO_KEY)
+        assert (read(manifest)["enumeration"]["from"], read(manifest)["enumeration"]["to"]) == (None, None)
 
 
 def test_a_browser_shows_the_calendar(manifest: Manifest, tmp_path: Path) -> None:
