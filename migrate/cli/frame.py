@@ -50,7 +50,12 @@ def verb(name: str, *, json: bool = False) -> Callable[[F], click.Command]:
 
 
 def _set_verbosity(_: click.Context, __: click.Parameter, count: int) -> None:
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(count, 2)]
+    log_to_stderr(count)
+
+
+def log_to_stderr(verbosity: int) -> None:
+    """One event a line; 0: warnings, 1: what is done, 2 and more: everything."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("migrate").setLevel(level)
     for name in ("pydicom", "boto3", "botocore", "urllib3"):  # they would name patients

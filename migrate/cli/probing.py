@@ -10,35 +10,9 @@ import click
 from tabulate import tabulate
 
 from migrate.cli.frame import load, verb
-from migrate.config import Config
 from migrate.errors import UsageError
-from migrate.jobs.migration import Migration
-from migrate.model import HabitLearned
+from migrate.jobs.habits import learn
 from migrate.reports.habits import habits_page, questions, words
-from migrate.sources.dimse_probe import DimseProbe
-from migrate.staging.area import Staging
-
-
-def recorded(habits: list[HabitLearned]) -> list[HabitLearned]:
-    """What goes on record: nothing unknown, and a cap only as the number that sweeps reckon with."""
-    return [habit for habit in habits if habit.value != "unknown" and (not habit.name.startswith("cap") or habit.value.isdigit())]
-
-
-def ask_habits(config: Config) -> list[HabitLearned]:
-    """Ask, and put on record what was found, under the manifest's lock. Raises SourceUnreachable, SourceRefused, PortInUse."""
-    with Migration(config, "probe") as migration:
-        staging = Staging(config.staging)
-        before = set(staging.incoming.iterdir())
-        try:
-            habits = DimseProbe(config.source, config.receiver, migration.queue.habits()).run(staging)
-        finally:
-            for path in set(staging.incoming.iterdir()) - before:
-                path.unlink(missing_ok=True)
-            staging.close()
-            staging.tidy()
-        migration.manifest.commit(recorded(habits))
-        migration.exit_code = 0
-    return habits
 
 
 @verb("probe", json=True)
@@ -56,7 +30,7 @@ def probe(config_path: Path, as_json: bool, out: Path | None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"The folder {folder} cannot be made: {error.strerror}.", hint="Name another one with --out.") from error
-    habits = ask_habits(config)
+    habits = learn(config)
     page = folder / "probe.md"
     try:
         page.write_text(habits_page(habits, config.source_identity, time.strftime("%Y-%m-%d", time.gmtime())), encoding="utf-8")

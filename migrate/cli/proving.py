@@ -15,11 +15,12 @@ from migrate.errors import UsageError
 from migrate.jobs import anchors
 from migrate.jobs.anchors import Kept
 from migrate.jobs.migration import Migration
-from migrate.manifest.anchored import RESTORED, compare, restored_detail
+from migrate.manifest.anchored import RESTORED, compare, head_of, restored_detail
 from migrate.manifest.audit import Audited, Trouble
 from migrate.manifest.audit import audit as audited
 from migrate.manifest.file import compare_identity, open_reader
 from migrate.manifest.roots import inclusion_proofs
+from migrate.reports import one_moment
 
 
 @verb("audit", json=True)
@@ -88,15 +89,15 @@ def prove(config_path: Path, sop_uid: str) -> int:
     config = load(config_path)
     reader = open_reader(config.manifest)
     try:
-        reader.execute("BEGIN")
-        seal = reader.execute("SELECT id, lower(hex(sha256)) FROM seal ORDER BY id DESC LIMIT 1").fetchone()
-        proofs = inclusion_proofs(reader, sop_uid, config.destination.prefix)
+        with one_moment(reader):
+            head = head_of(reader)
+            proofs = inclusion_proofs(reader, sop_uid, config.destination.prefix)
     finally:
         reader.close()
-    if not proofs:
+    if not proofs or head is None:
         click.echo("Nothing is proven under this SOP Instance UID.", err=True)
         return 3
-    click.echo(json.dumps({"migration": config.name, "seal": seal[0], "head": seal[1], "proofs": proofs}, indent=1))
+    click.echo(json.dumps({"migration": config.name, "seal": head.number, "head": head.sha256.hex(), "proofs": proofs}, indent=1))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from migrate.cli.frame import EXIT_CODES, load
+from migrate.cli.frame import EXIT_CODES, load, log_to_stderr
 from migrate.cli.moving import run_migration
 from migrate.config import EXAMPLE
 from migrate.counted import counted
@@ -57,6 +58,7 @@ def demo(keep: Path | None, studies: int) -> int:
 
     Needs nothing but this package: no PACS, no bucket, no configuration. Ends with the path of the report.
     """
+    log_to_stderr(0)
     folder = (keep or Path(tempfile.mkdtemp(prefix="pacs-migrate-demo-"))).resolve()
     path = folder / "migrate.toml"
     if path.exists():
@@ -97,6 +99,8 @@ def init(path: Path) -> int:
     except FileExistsError as error:
         raise UsageError(f"{path} exists already; it was left as it is.", hint="Name another file.") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what is half written would be in the way of the next try
+            path.unlink(missing_ok=True)
         raise UsageError(f"{path} cannot be written: {error.strerror}.", hint="Name another place.") from error
     click.echo(f"Wrote {path}. Fill in [source] and [destination], then run `pacs-migrate check`.")
     return 0

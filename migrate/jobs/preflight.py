@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -15,11 +17,11 @@ from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigr
 from migrate.host import is_open_to_others, network_file_system
 from migrate.manifest import Queue
 from migrate.manifest.file import is_locked
-from migrate.model import Finding, HabitLearned, Received
+from migrate.model import Finding, HabitLearned
 from migrate.reports.habits import words
 from migrate.sources import Source, open_source
 from migrate.sources.dimse_probe import DimseProbe
-from migrate.staging.area import Staging
+from migrate.staging.area import Staging, local_error
 
 _EXIT_CODES = {"config": 2, "source": 20, "destination": 21, "local": 22}
 _SOUND_SQLITE = (3, 51, 3)
@@ -32,34 +34,15 @@ def local_findings(config: Config) -> list[Finding]:
         config.staging.mkdir(parents=True, exist_ok=True, mode=0o700)
         free = shutil.disk_usage(config.staging).free
         level: Literal["ok", "warn", "fail"] = "ok" if free > 20 << 30 else "warn" if free > 2 << 30 else "fail"
-        findings.append(
-            Finding(
-                "disk",
-                level,
-                f"{free >> 30} GiB free for staging.",
-                "" if level == "ok" else "Free some space.",
-                "local",
-            )
-        )
+        findings.append(Finding("disk", level, f"{free >> 30} GiB free for staging.", "" if level == "ok" else "Free some space.", "local"))
         findings.append(_fsync(config))
         findings.append(_rights(config))
     except OSError as error:
-        findings.append(
-            Finding("disk", "fail", f"Staging cannot be written: {error.strerror}.", "Check its rights.", "local")
-        )
-    version = sqlite3.sqlite_version_info
-    findings.append(
-        Finding(
-            "SQLite", "ok", f"Version {sqlite3.sqlite_version}; one connection writes and checkpoints.", part="local"
-        )
-        if version >= _SOUND_SQLITE
-        else Finding(
-            "SQLite",
-            "ok",
-            f"Version {sqlite3.sqlite_version}: its WAL-reset race needs two writing connections, we use one.",
-            part="local",
-        )
-    )
+        failing = local_error(error, "trying staging and the manifest's folder")
+        findings.append(Finding("disk", "fail", str(failing), failing.hint, "local"))
+    sound = sqlite3.sqlite_version_info >= _SOUND_SQLITE
+    known = "; one connection writes and checkpoints" if sound else ": its WAL-reset race needs two writing connections, we use one"
+    findings.append(Finding("SQLite", "ok", f"Version {sqlite3.sqlite_version}{known}.", part="local"))
     if bare := clear_text(config.source, config.receiver):
         detail = f"{' and '.join(bare).capitalize()} cross the network in clear text."
         findings.append(Finding("TLS", "warn" if config.source.allow_cleartext else "ok", detail, "Set up DICOM TLS, or keep to a network of your own."))
@@ -165,11 +148,12 @@ def check(config: Config) -> tuple[list[Finding], int]:
     if kind := network_file_system(config.manifest):
         findings.append(Finding("manifest", "fail", f"It would lie on a network file system ({kind}), where SQLite can lose what it has written.",
                                 "Name a file on a disk of this machine under [migration] manifest.", "config"))  # fmt: skip
-    elif is_locked(config.manifest):
-        findings.append(
-            Finding("manifest", "fail", "A run is active on this manifest.", "Wait for it, or stop it.", "local")
-        )
-        return findings, 11
+    else:
+        try:
+            if is_locked(config.manifest):
+                return [*findings, Finding("manifest", "fail", "A run is active on this manifest.", "Wait for it, or stop it.", "local")], 11
+        except LocalError as error:
+            findings.append(Finding("manifest", "fail", str(error), error.hint, "local"))
     source = source_findings(config)
     if not any(finding.level == "fail" and finding.name in ("PACS", "receiver") for finding in source):
         source += habit_findings(config)
@@ -180,20 +164,25 @@ def check(config: Config) -> tuple[list[Finding], int]:
 
 
 def check_source(config: Config) -> list[Finding]:
-    """The source's part of the preflight: listens, asks, and lets the PACS send one instance to a scratch folder."""
+    """The source's part of the preflight: listens, asks, and lets the PACS send one instance, which is thrown away."""
+    with borrowed_staging(config) as staging:
+        source: Source = open_source(config, staging, lambda received: received.path.unlink(missing_ok=True))
+        source.open()
+        try:
+            return source.check()
+        finally:
+            source.close()
+
+
+@contextlib.contextmanager
+def borrowed_staging(config: Config) -> Iterator[Staging]:
+    """The staging folder for who only looks: nothing of what comes meanwhile stays."""
     staging = Staging(config.staging)
     before = set(staging.incoming.iterdir())
-
-    def discard(received: Received) -> None:
-        received.path.unlink(missing_ok=True)
-
-    source: Source = open_source(config, staging, lambda received: discard(received))
-    source.open()
     try:
-        return source.check()
+        yield staging
     finally:
-        source.close()
         for path in set(staging.incoming.iterdir()) - before:
-            path.unlink()
+            path.unlink(missing_ok=True)
         staging.close()
         staging.tidy()

@@ -31,7 +31,7 @@ from migrate.staging.disk import DISK, Disk, DurableFolders
 from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _READ_BYTES = 256 << 10
 _SETTLERS = 4
 _ROOM_S = 0.05  # for so long an answer about the room on the disk is good

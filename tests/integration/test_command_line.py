@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from migrate.cli import cli
 from migrate.cli.frame import EXIT_CODES
 from migrate.manifest import Manifest
 from tests.runs import called, command, configure
+from tests.small_disk import small_disk
 
 CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -115,3 +117,25 @@ def test_an_interruption_while_it_loads_is_no_traceback(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "migrate", "status"], capture_output=True, text=True, timeout=60,
                           env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{CLI_PAGE.parents[1]}"})  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_a_full_disk_leaves_no_half_configuration(tmp_path: Path) -> None:
+    """`init` on a full disk says so, and nothing is in the way of the next try."""
+    with small_disk(tmp_path, 1 << 20) as disk:
+        disk.fill(0)
+        said = disk.run(sys.executable, "-m", "migrate", "init", str(tmp_path / "migrate.toml"))
+        assert said.returncode == 2 and "No space left on device" in said.stderr
+        disk.free()
+        assert disk.run(sys.executable, "-m", "migrate", "init", str(tmp_path / "migrate.toml")).returncode == 0
+
+
+def test_a_preflight_on_a_full_disk_has_findings(tmp_path: Path) -> None:
+    """`check` tells what else it found, too, where the lock and staging cannot be written; the destination stands on that disk as well."""
+    text = configure(tmp_path, 1, 11112).read_text()
+    with small_disk(tmp_path, 1 << 20) as disk:
+        disk.run("sh", "-c", 'echo "$1" > "$2"/migrate.toml', "sh", text, str(tmp_path))
+        disk.fill(0)
+        said = disk.run(sys.executable, "-m", "migrate", "check", "--json", "--config", str(tmp_path / "migrate.toml"))
+    findings = {each["name"]: each for each in json.loads(said.stdout)["findings"]}
+    assert [findings[name]["level"] for name in ("disk", "manifest")] == ["fail", "fail"]
+    assert "full" in findings["manifest"]["detail"] and findings["manifest"]["hint"] and "clock" in findings
