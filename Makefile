@@ -35,6 +35,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.find
 	$(BIN)/python -m benchmarks.receive
 	$(BIN)/python -m benchmarks.upload
+	$(BIN)/python -m benchmarks.job
 	$(BIN)/python -m benchmarks.seal
 
 power-cuts: $(VENV)/installed

@@ -118,7 +118,8 @@ def peer_turn(pacs: PeerServer, ae_title: str, pid: int, folder: Path, shape: Sh
     return Turn(wall_s, cpu_s)
 
 
-def _answers(ae_title: str, port: int) -> Callable[[], bool]:
+def answers(ae_title: str, port: int) -> Callable[[], bool]:
+    """A question whether a DICOM server is up."""
     echo = ["echoscu", "-to", "2", "-aec", ae_title, HOST, str(port)]
     return lambda: not subprocess.run(echo, capture_output=True, check=False).returncode
 
@@ -140,7 +141,7 @@ def main() -> None:
             forks = ["--fork"] if command[0] == "storescp" and options.associations > 1 else []
             full = [*command, *forks, "-od", str(folders[name]), "-pdu", str(MAX_PDU), str(port)]
             log = folder / f"{ae_title}.log"
-            pids[name] = stack.enter_context(serving(full, _answers(ae_title, port), log))
+            pids[name] = stack.enter_context(serving(full, answers(ae_title, port), log))
             moves[ae_title] = (HOST, port)
         pacs = stack.enter_context(dicom_peers.orthanc(folder / "pacs", moves=moves))
         heading("Settle")

@@ -15,7 +15,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +41,14 @@ from tests.s3_server import ACCESS_KEY, ENVIRONMENT, SECRET_KEY, S3Server, rclon
 
 WORKERS = 8
 _BESIDE_PYTHON = Path(sys.executable).parent
+
+
+def rclone_command(server: S3Server, verb: Sequence[str], folder: Path, there: str) -> tuple[list[str], dict[str, str]]:
+    """A call of rclone between a folder and a place that begins with "store:", and the environment that it needs."""
+    options = {"TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": ACCESS_KEY, "SECRET_ACCESS_KEY": SECRET_KEY}
+    options |= {"ENDPOINT": server.endpoint_url, "REGION": "us-east-1", "NO_CHECK_BUCKET": "true", "NO_HEAD": "true"}
+    command = [str(_BESIDE_PYTHON / "rclone"), *verb, str(folder), there, "--config", "", "--transfers", str(WORKERS)]
+    return command, {f"RCLONE_CONFIG_STORE_{name}": value for name, value in options.items()}
 
 
 @dataclass
@@ -82,17 +90,7 @@ class Bench:
         return self._checked(self._rclone(self.folder, prefix), prefix)
 
     def _rclone(self, folder: Path, prefix: str) -> Turn:
-        options = {"TYPE": "s3", "PROVIDER": "Other", "ACCESS_KEY_ID": ACCESS_KEY, "SECRET_ACCESS_KEY": SECRET_KEY}
-        options |= {
-            "ENDPOINT": self.server.endpoint_url,
-            "REGION": "us-east-1",
-            "NO_CHECK_BUCKET": "true",
-            "NO_HEAD": "true",
-        }
-        environment = {f"RCLONE_CONFIG_STORE_{name}": value for name, value in options.items()}
-        command = [str(_BESIDE_PYTHON / "rclone"), "copy", str(folder), f"store:{self.bucket}/{prefix}"]
-        command += ["--config", "", "--no-check-dest", "--transfers", str(WORKERS)]
-        return timed_run(command, environment)
+        return timed_run(*rclone_command(self.server, ["copy", "--no-check-dest"], folder, f"store:{self.bucket}/{prefix}"))
 
     def s5cmd(self) -> Turn:
         prefix = self._prefix()
