@@ -6,6 +6,7 @@ beyond its PDU is a `Malformed`, and nothing else is ever raised on foreign byte
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -128,6 +129,7 @@ def speaks(begin: bytes) -> str | None:
     return "HTTP" if begin.startswith((b"HTTP/", b"GET /", b"POST /", b"HEAD /", b"PUT /", b"OPTION", b"PRI * ")) else None
 
 
+@functools.lru_cache(maxsize=8)  # a PACS proposes the same hundred contexts with each study: a twentieth of the work for a small one
 def decode_request(body: bytes) -> AssociateRequest:
     """The A-ASSOCIATE-RQ in a PDU body (without its 6 bytes of header). Raises Malformed."""
     contexts = []
