@@ -210,6 +210,28 @@ def test_an_answer_that_is_not_whole_fails(script: Script) -> None:
         list(session.find("STUDY", {}, [dimse.STUDY_UID]))
 
 
+@pytest.mark.parametrize("command", [False, True], ids=["row", "command-set"])
+def test_an_answer_without_an_end_is_not_held(command: bool) -> None:
+    """A row, or a command set, that goes on for ever fails the query before it costs memory."""
+    sent: list[int] = []
+
+    def pieces(piece: bytes, count: int) -> Iterator[bytes]:
+        for _ in range(count):
+            sent.append(len(piece))
+            yield piece
+
+    def script(there: Association, message: dimse.Message) -> None:
+        sent.clear()
+        if command:
+            there._send_fragments(message.context_id, 1, pieces(bytes(16 << 10), 4096))
+        there.send_command(message.context_id, dimse.response(message.command, 0xFF00, {dimse.DATASET_TYPE: 1}))
+        there.send_dataset(message.context_id, pieces(bytes(1 << 20), 256))
+
+    with scripted(script) as peer, scu.FindSession(peer) as session, pytest.raises(errors.QueryFailed, match="not whole"):
+        list(session.find("STUDY", {}, [dimse.STUDY_UID]))
+    assert sum(sent) < 3 * dimse.MAX_IDENTIFIER_BYTES
+
+
 @pytest.mark.parametrize("status", [0xA700, 0xA900, 0xC001])
 def test_refused_query_says_its_status(status: int) -> None:
     """A700, A9xx and Cxxx are refusals that a narrower question may get around; the association lives on."""
