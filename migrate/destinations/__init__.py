@@ -77,6 +77,9 @@ class Destination(Protocol):
         Raises ObjectMissing, DestinationUnreachable, DestinationRefused, LocalError.
         """
 
+    def serves(self) -> bool:
+        """Whether it takes and shows an object of our own just now, so that what it does not take or show is that object's trouble."""
+
     def close(self) -> None:
         """Give back connections and threads; safe to call twice."""
 

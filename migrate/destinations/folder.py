@@ -146,6 +146,10 @@ class Folder:
         with self._errors("reading an object"), self._opened(self.root / key, key) as source:
             copy_into(iter(lambda: source.read(_CHUNK_BYTES), b""), file)
 
+    def serves(self) -> bool:
+        """See `Destination.serves`: a disk tells of each trouble whose it is."""
+        return False
+
     def close(self) -> None:
         """See `Destination.close`."""
 

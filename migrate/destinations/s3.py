@@ -15,7 +15,7 @@ from migrate.config import S3Settings
 from migrate.counted import counted
 from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, base64_of, crc_base64
 from migrate.destinations.s3_errors import error_of, telling
-from migrate.destinations.s3_probe import Word, probe
+from migrate.destinations.s3_probe import Word, probe, still_serves
 from migrate.destinations.s3_transport import Transport
 from migrate.errors import (
     DestinationError,
@@ -190,6 +190,14 @@ class S3:
         key = f"{self._own}{name}"
         with self._reading(key):
             copy_into(self._transport.pieces(key), file)
+
+    def serves(self) -> bool:
+        """See `Destination.serves`."""
+        try:
+            still_serves(self._transport, self.settings.prefix, self._probe_options)
+        except (StoreSaid, NoAnswer):
+            return False
+        return True
 
     def close(self) -> None:
         """See `Destination.close`."""

@@ -48,6 +48,12 @@ def probe(transport: Transport, prefix: str, options: dict[str, Any]) -> Word:
     return Word(create_only, sha256, sha256 and _checks_multipart(transport, own, options))
 
 
+def still_serves(transport: Transport, prefix: str, options: dict[str, Any]) -> None:
+    """Put the probe object, which stands there already, and look at it. Raises StoreSaid, NoAnswer."""
+    _refuses_second(transport, f"{prefix}_pacs-migrate/probe", options)
+    transport.call("head_object", Key=f"{prefix}_pacs-migrate/probe")
+
+
 def _refuses_second(transport: Transport, key: str, options: dict[str, Any]) -> bool:
     for attempt in range(1, _TRIES + 1):
         try:

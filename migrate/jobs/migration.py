@@ -297,6 +297,7 @@ class Migration(Command):
     def _batches(self, state: InstanceState) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, work.Batch]]]:
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, work.Batch]]:
             taken = {key[0] for key in busy if isinstance(key, tuple)}
+            last = self.queue.nearly_done(state)
             for series_id, items in (
                 *self.queue.items(state, skip_series=taken, limit=limit),
                 *self.queue.copies(state, skip_series=taken),
@@ -304,7 +305,7 @@ class Migration(Command):
                 refused = self.queue.refused_before(items[0].ref.study)
                 for first in range(0, len(items), _ITEMS_A_JOB):
                     part = tuple((item, self._path(item)) for item in items[first : first + _ITEMS_A_JOB])
-                    yield (series_id, first), work.Batch(self.config.destination, part, refused_before=refused)
+                    yield (series_id, first), work.Batch(self.config.destination, part, refused_before=refused, last=last)
 
         return ready
 

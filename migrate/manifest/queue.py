@@ -179,6 +179,12 @@ class Queue:
         """Whether the store failed for an object of this study while it served others."""
         return self.connection.execute("SELECT 1 FROM study WHERE uid = ? AND error = 'ObjectRefused'", (study,)).fetchone() is not None
 
+    def nearly_done(self, state: InstanceState, most: int = 3) -> bool:
+        """Whether at most so many instances in this state are all that is left: no study is to be planned or retrieved any more."""
+        tally = "staged" if state == InstanceState.STAGED else "stored"
+        left = self.connection.execute(f"SELECT total({tally}) FROM series WHERE {tally} > 0").fetchone()[0]
+        return left <= most and self.connection.execute("SELECT 1 FROM study WHERE state < 2 LIMIT 1").fetchone() is None
+
     def is_verified(self, ref: InstanceRef) -> bool:
         """Whether the instance's own row (not one of a further content) is verified."""
         sql = ("SELECT 1 FROM instance JOIN series ON series.id = series_id JOIN study ON study.id = study_id "

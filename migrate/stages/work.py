@@ -30,13 +30,15 @@ from migrate.sources import Source
 class Batch:
     """Items of one series with their staged files (None where none is needed).
 
-    `refused_before`: the store has failed for an object of this study while it served others.
+    `refused_before`: the store has failed for an object of this study while it served others. `last`: these and two or three more
+    are all that is left, so that nothing else would show whether it serves others.
     """
 
     destination: DestinationSettings
     items: tuple[tuple[Item, Path | None], ...]
     deep: bool = False
     refused_before: bool = False
+    last: bool = False
 
 
 def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
@@ -121,7 +123,8 @@ def _each(batch: Batch, stage: str, do: Callable[[Item, Path | None], Done]) -> 
 
     An error of scope run may be that of one object only: it is set aside, and raised as soon as a second object fails with
     none served in between. If others were served, or the study has such an object on record, it is tried once more
-    at the end: failing again, it is the object that is to blame, and not the store.
+    at the end: failing again, it is the object that is to blame, and not the store. Where hardly anything else is left,
+    an object of our own has to be served instead.
     """
     here, study = (stage, batch.destination), StudyRef(batch.items[0][0].ref.study)
     failure: Failed | None = None
@@ -133,7 +136,9 @@ def _each(batch: Batch, stage: str, do: Callable[[Item, Path | None], Done]) -> 
             if trouble.scope != "run":
                 failure = failure or Failed(study, stage, trouble.name, str(trouble), trouble.retryable)
                 continue
-            if not trouble.retryable or isinstance(trouble, DestinationBusy) or (aside and _served_at.get(here, 0.0) < aside[-1][3]):
+            if not trouble.retryable or isinstance(trouble, DestinationBusy) or (
+                aside and not batch.last and _served_at.get(here, 0.0) < aside[-1][3]
+            ):
                 raise
             aside.append((item, file, trouble, time.monotonic()))
         else:
@@ -144,7 +149,7 @@ def _each(batch: Batch, stage: str, do: Callable[[Item, Path | None], Done]) -> 
                 failure = failure or Failed(study, stage, error.name, str(error))
     if aside:
         item, file, first, at = aside[0]
-        if _served_at.get(here, 0.0) < at and not batch.refused_before:
+        if _served_at.get(here, 0.0) < at and not batch.refused_before and not (batch.last and shared_destination(batch.destination).serves()):
             raise first
         try:
             outcome, _ = do(item, file)

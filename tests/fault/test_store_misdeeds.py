@@ -212,6 +212,26 @@ def test_an_object_that_always_fails_is_named(rig: Rig) -> None:
     rig.completes()
 
 
+@pytest.mark.parametrize("method", ["PUT", "HEAD"])
+def test_an_object_that_fails_when_nothing_else_is_left(tmp_path: Path, server: S3Server, method: str) -> None:
+    """With one object to move and one that the store cannot take, or show, there is no other to compare it with: one of our own is asked
+    for, and the study is parked by name, exit 3; where that one fails, too, the run ends with 21 and nothing is parked."""
+    single = Archive(1, shapes={0: (("CR", 1),)})
+    (key,) = (object_key(InstanceRef(*uids), "") for *uids, _ in single.truth())
+    with rigged(tmp_path, server, single) as rig:
+        rig.configure("unreachable_s = 30", "unreachable_s = 1")
+        rig.meddle = lambda asked, name, count: refusal(500, "InternalError", asked) if asked == method and (name == key or count > 1) else None
+        code, out, err = rig.run()
+        assert (code, out) == (21, ""), err
+        assert json.loads(rig.run("status")[1])["studies"]["parked"] == 0
+        rig.meddle = lambda asked, name, count: refusal(500, "InternalError", asked) if (asked, name) == (method, key) else None
+        code, out, err = rig.run()
+        assert code == 3, out + err
+        assert [(each["error"], len(each["missing"])) for each in rig.report()["exceptions"]] == [("ObjectRefused", 1)]
+        assert called(rig.folder, "retry")[0] == 0
+        rig.completes()
+
+
 def test_a_store_that_fails_for_all_is_no_objects_fault(rig: Rig) -> None:
     """Where nothing at all succeeds any more the run ends with 21; no study is parked or loses an attempt."""
     puts: list[str] = []
