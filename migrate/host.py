@@ -41,7 +41,8 @@ def bound_heaps() -> None:
 
     Up to eight heaps a core serve threads in turn, and each keeps about the most that any of them has needed: two are enough for
     threads that wait for each other and for peers. The large buffers that every association brings stay outside of the heaps:
-    glibc takes them in once one was freed, and what small things come to lie above their place keeps it from being given back.
+    glibc takes them in once one was freed, and what small things come to lie above their place keeps it from being given back. Whoever
+    reads piece by piece takes less than that at once, for a block outside is made anew by the system each time.
     """
     if os.name == "posix":
         with contextlib.suppress(AttributeError):

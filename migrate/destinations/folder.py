@@ -34,7 +34,7 @@ _REFUSED = {
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EFBIG,
 }  # fmt: skip
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 256 << 10
 _LOW_BYTES = 1 << 30
 
 

@@ -19,6 +19,7 @@ from migrate.model import Fixity
 
 _SINGLE_MAX_BYTES = 5 << 30
 _SLOWEST_BYTES_S = 128 << 10
+_READ_BYTES = 256 << 10
 _PATIENCE_S = 120.0
 
 
@@ -76,7 +77,7 @@ class Transport:
         answer = self.call("get_object", Key=key)
         digest, size = hashlib.sha256(), 0
         with boto_errors(), answer["Body"] as body:
-            while size <= size_bytes and (chunk := body.read(1 << 20)):
+            while size <= size_bytes and (chunk := body.read(_READ_BYTES)):
                 digest.update(chunk)
                 size += len(chunk)
         return size, digest.digest(), answer.get("VersionId")
@@ -87,7 +88,7 @@ class Transport:
         with answer["Body"] as body:
             while True:
                 with boto_errors():
-                    piece = body.read(1 << 20)
+                    piece = body.read(_READ_BYTES)
                 if not piece:
                     return
                 yield piece

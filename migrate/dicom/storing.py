@@ -10,6 +10,7 @@ import contextlib
 import errno
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from migrate.staging.area import Staging
 from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
 log = logging.getLogger(__name__)
+
+_spare: deque[bytearray] = deque(maxlen=4)
+"""Buffers of associations that have ended, for the next ones: to make another costs more than to receive a small image."""
 
 Deliver = Callable[[Received], "Future[Any] | None"]
 
@@ -141,6 +145,9 @@ class Session:
             with contextlib.suppress(OSError):
                 self._next.discard()
             self._next = None
+        if self._buffer:
+            _spare.append(self._buffer)
+            self._buffer = bytearray()
 
     def _begin(self, context_id: int, command: dimse.Command) -> None:
         context = self._association.contexts.get(context_id)
@@ -176,7 +183,11 @@ class Session:
             self._refuse(store, error)
 
     def _create(self) -> Incoming:
-        self._buffer = self._buffer or bytearray(BUFFER_BYTES)
+        if not self._buffer:
+            try:
+                self._buffer = _spare.pop()
+            except IndexError:
+                self._buffer = bytearray(BUFFER_BYTES)
         reach("receive-create")
         return self._staging.create(self._buffer, self._hasher)
 

@@ -49,7 +49,7 @@ from migrate.model import (
 from migrate.staging.area import Staging
 
 _KEY = re.compile(r"studies/([0-9.]{1,64})/series/([0-9.]{1,64})/instances/([0-9.]{1,64})(?:~([0-9a-f]{12}))?\.dcm\Z")
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 _AT_ONCE = 64  # objects whose facts are committed together
 UNKNOWN = (
     "Attempts, errors and times of all that went before, and the log of it.",

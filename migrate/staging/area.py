@@ -274,7 +274,7 @@ def hash_file(path: Path) -> tuple[int, bytes]:
     digest = hashlib.sha256()
     size = 0
     with path.open("rb", buffering=0) as file:
-        buffer = memoryview(bytearray(1 << 20))
+        buffer = memoryview(bytearray(_READ_BYTES))
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
             size += count
@@ -286,7 +286,7 @@ def measured(path: Path) -> Fixity:
     sha256, crc, size = hashlib.sha256(), 0, 0
     try:
         with path.open("rb") as file:
-            while piece := file.read(1 << 20):
+            while piece := file.read(_READ_BYTES):
                 sha256.update(piece)
                 crc, size = crc64nvme(piece, crc), size + len(piece)
     except OSError as error:
