@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench power-cuts big-studies crash-loop soak dossier-damages mutations small-disk fuzz lock oldest audit clean
+.PHONY: demo test lint bench power-cuts big-studies crash-loop soak dossier-damages mutations small-disk combinations fuzz lock oldest audit clean
 
 # What runs the tool; the tests' packages, which take longer, come on top of it.
 $(VENV)/ready: pyproject.toml
@@ -60,6 +60,10 @@ soak: $(VENV)/installed
 small-disk: $(VENV)/installed
 	SMALL_DISK_MIB=$${SMALL_DISK_MIB:-64} SMALL_DISK_ARCHIVE_MIB=$${SMALL_DISK_ARCHIVE_MIB:-10240} \
 	$(BIN)/python -m pytest -s --timeout 7200 tests/integration/test_disk_full.py -k small_disk
+
+# Misdeeds of the PACS and of the store, and SIGKILLs, drawn by lot, a migration each.
+combinations: $(VENV)/installed
+	COMBINATIONS=$${COMBINATIONS:-200} $(BIN)/python -m pytest -s tests/fault/test_combinations.py
 
 # Corpora of bad PDUs and data sets, changed at random; what breaks something is kept in tests/fault/corpus.
 fuzz: $(VENV)/installed

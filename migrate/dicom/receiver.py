@@ -86,9 +86,13 @@ class Receiver:
         listen.start()
 
     def last_byte_at(self, move_id: int | None = None) -> float:
-        """time.monotonic() of the last byte on an open association that serves this C-MOVE (None: any), or may, as it does not say; else 0."""
+        """time.monotonic() of the last byte on an open association that serves this C-MOVE (None: any), or may, as it does not say; else 0.
+
+        One that has done nothing but ask whether we are there serves none, however often it asks.
+        """
         with self._lock:
-            return max((s.last_byte_at for s in self._sessions.values() if move_id is None or s.move_id in (None, move_id)), default=0.0)
+            serving = [session for session in self._sessions.values() if session.stores is not False]
+        return max((each.last_byte_at for each in serving if move_id is None or each.move_id in (None, move_id)), default=0.0)
 
     def drop(self, move_id: int) -> None:
         """Abort the associations that say that they serve this C-MOVE: nobody waits for the rest of it any more."""

@@ -88,6 +88,7 @@ class Session:
         self._next: Incoming | None = None
         self._hasher = ThreadPoolExecutor(1, thread_name_prefix="hash")  # its thread begins with the first large piece
         self.stored = 0
+        self.stores: bool | None = None  # False once something was asked and nothing sent, None while neither
         self.move_id: int | None = None  # the message ID of the C-MOVE that the last C-STORE named
 
     @property
@@ -161,6 +162,7 @@ class Session:
             return
         store = _Store(command, context)
         if field != dimse.C_STORE:
+            self.stores = self.stores or False
             self._send(store, dimse.SUCCESS if field == dimse.C_ECHO else dimse.UNRECOGNIZED_OPERATION)
             if command.has_dataset:
                 store.answer = False
@@ -170,6 +172,7 @@ class Session:
             self._send(store, dimse.UNABLE_TO_PROCESS)
             return
         reach("receive-command")
+        self.stores = True
         command.required(dimse.MESSAGE_ID)
         self.move_id = _originator(command)
         self._store = store

@@ -191,7 +191,8 @@ class Migration(Command):
         pipeline.drain()
 
     def _await_silence(self, pipeline: Pipeline) -> None:
-        """Where a PACS answers before it sends, what nobody lists or counts may still be coming. Raises Interrupted."""
+        """Where a PACS answers before it sends, what nobody lists or counts may still be coming; for one that never falls silent
+        that takes as long as an attempt may. Raises Interrupted."""
         until = time.monotonic() + self.config.source.attempt_s
         while (left_s := self._source.quiet_in_s()) > 0 and time.monotonic() < until:
             if pipeline.stopping.wait(min(left_s, 0.25)):

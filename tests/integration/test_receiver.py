@@ -346,6 +346,23 @@ def test_unknown_operation_is_answered(receiving: Open) -> None:
     association.release()
 
 
+def test_asking_whether_we_are_there_is_no_sign_of_images(receiving: Open) -> None:
+    """Who holds an association for C-ECHO keeps nobody waiting for images; once one was sent over it, its bytes count."""
+    bench = receiving()
+    association = bench.associate(ProposedContext(dimse.VERIFICATION, (EXPLICIT,)), ProposedContext(CT_CLASS, (EXPLICIT,)))
+    echo: dict[int, int | str] = {dimse.COMMAND_FIELD: dimse.C_ECHO, dimse.MESSAGE_ID: 1, dimse.SOP_CLASS: dimse.VERIFICATION}
+    until(lambda: bench.receiver.last_byte_at() > 0)
+    association.send_command(1, dimse.encode_command(echo))
+    assert status_of(association) == dimse.SUCCESS
+    assert bench.receiver.last_byte_at() == bench.receiver.last_byte_at(7) == 0
+    sop, dataset = ct()
+    association.send_command(3, store_rq(CT_CLASS, sop))
+    association.send_dataset(3, dataset)
+    assert status_of(association) == dimse.SUCCESS
+    assert bench.receiver.last_byte_at() > 0
+    association.release()
+
+
 def test_port_in_use(receiving: Open) -> None:
     """A second receiver on the same port says so."""
     bench = receiving()
