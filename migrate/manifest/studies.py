@@ -160,7 +160,7 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
         manifest.execute("UPDATE study SET error = NULL, detail = NULL WHERE id = ?", study_id)
         return
     if row.shared:
-        manifest.log("attributes differ", "it stands under more than one patient", study=row.study.study)
+        manifest.log("attributes differ", "it stands under more than one patient, or has gone from one to another", study=row.study.study)
     changed = row.shared or (claim is not None and claim != claimed)
     unclaimed = row.claimed_instances is None and sweep is not None and sweep == manifest.own_sweep and seen != sweep
     if (

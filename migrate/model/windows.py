@@ -68,8 +68,8 @@ class StudyFound:
 
     `outside`: its values do not fit the question, so that the PACS seems to ignore a key. `excluded`: why the selection
     leaves it out. `later`: dated after the run's first sweep began; unless it is known already, it belongs to the next run. `query`:
-    which C-FIND showed it, where a question takes several. `shared`: a patient has it who was not known to, besides others: its images are to be
-    listed anew.
+    which C-FIND showed it, where a question takes several. `shared`: a patient has it who was not known to, besides others or in place of
+    one: its images are to be listed anew.
     """
 
     study: StudyRef

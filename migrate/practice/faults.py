@@ -33,6 +33,7 @@ FAULTS: dict[str, str] = {
     "relational": "answers SERIES and IMAGE queries without the UIDs above them",
     # What the database says.
     "null-dates": "knows no StudyDate and StudyTime of every 7th study",
+    "invalid-dates": "has 30 February of the year for a StudyDate of every 7th study",
     "null-times": "knows no StudyTime of every 5th study",
     "empty-studies": "lists every 9th study with 0 images, and has none",
     "wrong-counts": "counts one image (of the study, of each series) and one series too many or too few in every 4th study",
@@ -44,6 +45,7 @@ FAULTS: dict[str, str] = {
     # What changes meanwhile.
     "growing": "adds an image to every 5th study after its first IMAGE query",
     "shrinking": "loses an image of every 6th study after its first IMAGE query",
+    "changing-patients": "gives every 7th study to the next patient after its first IMAGE query",
     "vanishing": "loses every 8th study after its first STUDY row",
     "vanishing-later": "loses every 8th study once its images have been listed",
     "new-studies": "gets three new studies, dated today, with the STUDY query after QUERIES of them",
@@ -148,7 +150,7 @@ DEFAULTS: dict[str, int | float] = {
 }
 """The faults that take a value (`NAME=VALUE`) and what it is without one."""
 
-SELECTED = {"skip-one": (3, 0), "two-patients": (7, 5), "abort-store": (2, 0), "growing": (5, 2), "shrinking": (6, 1), "vanishing": (8, 6), "vanishing-later": (8, 6)}
+SELECTED = {"skip-one": (3, 0), "two-patients": (7, 5), "changing-patients": (7, 5), "abort-store": (2, 0), "growing": (5, 2), "shrinking": (6, 1), "vanishing": (8, 6), "vanishing-later": (8, 6)}
 """(n, r) of the faults that strike only every nth study, beginning with study r, where no study is named."""
 
 _RETRIEVAL = list(FAULTS)[list(FAULTS).index("move-unknown") :]

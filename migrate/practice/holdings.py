@@ -37,11 +37,12 @@ class Holdings(Archive):
         self._lock = threading.Lock()
         self._seen = lru_cache(512)(self._as_known)  # what is computed of a study is computed once
         self._new_day = ""
-        self._twins = "two-patients" in conduct.names
+        self._twins = bool({"two-patients", "changing-patients"} & conduct.names)
+        self._given: set[int] = set()  # studies that another patient has now
         self._grown: set[int] = set()
         self._shrunk: set[int] = set()
         self._gone: set[int] = set()
-        self._honest = not {"odd-patient-ids", "two-patients", "null-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing", "shrinking", "vanishing",
+        self._honest = not {"odd-patient-ids", "two-patients", "changing-patients", "null-dates", "invalid-dates", "null-times", "empty-studies", "wrong-counts", "no-counts", "growing", "shrinking", "vanishing",
                             "vanishing-later", "path-rows", "shared-sop", *_SERIES} & conduct.names  # fmt: skip
 
     def __len__(self) -> int:
@@ -58,6 +59,8 @@ class Holdings(Archive):
         known: dict[str, Any] = {}
         if "null-dates" in self._conduct and number % 7 == 3:
             known |= {"date": "", "time": ""}
+        if "invalid-dates" in self._conduct and number % 7 == 1 and plain.date:
+            known["date"] = f"{plain.date[:4]}0230"
         if "null-times" in self._conduct and number % 5 == 3:
             known["time"] = ""
         if "odd-patient-ids" in self._conduct and plain.patient % 5 == 4:
@@ -88,16 +91,14 @@ class Holdings(Archive):
 
     def numbered(self, numbers: range) -> Iterator[StudyRecord]:
         for number in numbers:
-            if number not in self._gone:
+            if number not in self._gone and number not in self._given:
                 yield self.study(number)
             yield from (self._twin(twin) for twin in (number - 2, number + 2) if self._partner(twin) == number and twin not in self._gone)
 
     def named(self, uid: str) -> Iterator[StudyRecord]:
         study = self.find(uid)
         if study is not None and study.number not in self._gone:
-            yield study
-            if self._partner(study.number) is not None:
-                yield self._twin(study.number)
+            yield from self._as_held(study)
 
     def between(self, lo: str, hi: str) -> Iterator[StudyRecord]:
         yield from super().between(lo, hi)
@@ -107,22 +108,31 @@ class Holdings(Archive):
     def ranked(self, span: range) -> Iterator[StudyRecord]:
         for study in super().ranked(span):
             if study.number not in self._gone:
-                yield study
-                if self._partner(study.number) is not None:
-                    yield self._twin(study.number)
+                yield from self._as_held(study)
 
     # -- studies of two patients
+    def _as_held(self, study: StudyRecord) -> Iterator[StudyRecord]:
+        """The study under each patient who has it."""
+        if study.number not in self._given:
+            yield study
+        if self._partner(study.number) is not None:
+            yield self._twin(study.number)
+
     def _partner(self, number: int) -> int | None:
         """The first study of the other patient under whom this study stands, too, before whose own it is shown; None where there is none."""
-        if not self._twins or not 0 <= number < self._count or not self._conduct.of("two-patients", number) or not self._plain(number).series:
+        if not self._twins or not 0 <= number < self._count:
+            return None
+        if number not in self._given and not (self._conduct.of("two-patients", number) and self._plain(number).series):
             return None
         partner = number + 2 if number + 2 < self._count else number - 2
         return partner if partner >= 0 else None
 
     def _twin(self, number: int) -> StudyRecord:
-        """The same study as the other patient has it: its last image alone."""
+        """The same study as the other patient has it: its last image alone, or all of it."""
         partner, study = self._partner(number), self._plain(number)
         assert partner is not None
+        if number in self._given:
+            return self.study(number).but(patient=self._plain(partner).patient)
         last = study.series[-1]
         shape = ((study.shape[-1][0], 1),)
         return self.study(number).but(patient=self._plain(partner).patient, shape=shape, series=(replace(last, instances=last.instances[-1:]),))
@@ -168,6 +178,8 @@ class Holdings(Archive):
         with self._lock:
             if self._conduct.of("growing", study.number) and study.shape:
                 self._grown.add(study.number)
+            if self._conduct.of("changing-patients", study.number):
+                self._given.add(study.number)
             if self._conduct.of("shrinking", study.number) and study.instance_count > 1:
                 self._shrunk.add(study.number)
             later = self._conduct.of("vanishing-later", study.number)

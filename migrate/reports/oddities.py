@@ -12,7 +12,8 @@ from migrate.model import SHARE
 
 # Parts are judged with the window that they are parts of, and questions that only compare, with what they are compared with.
 _WINDOWS = """
-SELECT id, suspicion, blocks, accepted_by, accepted_reason FROM window WHERE sweep = ? AND suspicion IS NOT NULL AND (blocks = 1 OR (
+SELECT id, suspicion, blocks, accepted_by, accepted_reason FROM window
+WHERE (sweep = :sweep OR sweep = (SELECT max(sweep) FROM window WHERE purpose = 'look') AND purpose = 'look') AND suspicion IS NOT NULL AND (blocks = 1 OR (
   state IN (0, 1, 2) AND (purpose IN ('cover', 'look') AND coalesce(part_by, 'date') = 'date'
   OR outside_count > 0 AND NOT EXISTS (SELECT 1 FROM window AS whole WHERE whole.id = window.parent AND whole.suspicion IS NOT NULL))))
 ORDER BY id
@@ -60,7 +61,7 @@ def suspicious(connection: sqlite3.Connection, sweep: int) -> list[dict[str, Any
     windows = [
         {"window": f"w{window_id}", "reason": reason, "blocks": bool(blocks), "accepted_by": accepted}
         | ({"accepted_reason": why} if why else {})
-        for window_id, reason, blocks, accepted, why in connection.execute(_WINDOWS, (sweep,))
+        for window_id, reason, blocks, accepted, why in connection.execute(_WINDOWS, {"sweep": sweep})
     ]
     said = (*_vanished(connection), *_not_by_date(connection, sweep), *_changed(connection), *_claims(connection))
     return windows + [{"window": None, "reason": reason, "blocks": False, "accepted_by": None} for reason in said]

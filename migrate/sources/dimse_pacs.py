@@ -123,8 +123,9 @@ class DimsePacs:
                 yield from self.patients.one_by_one(session, window.share, ask)
             else:
                 doubtful, prefix = self.patients.doubtful(session, functools.partial(self.rows, session, _ANY)), window.patient or ""
-                for number, patient in enumerate(patient for patient in doubtful if study_rows.begins(patient, prefix)):
-                    yield from ask(study_rows.keys(window) | {_PATIENT_ID: patient}, number)
+                keys = study_rows.keys(window)
+                asked = [patient for patient in doubtful if study_rows.begins(patient, prefix)]
+                yield from self.patients.in_turn(asked, lambda patient, number: ask(keys | {_PATIENT_ID: patient}, number))
             if session.saw_ff01:
                 self.habits["ff01"] = ("yes", "Rows come with FF01: some optional keys are not supported.")
 

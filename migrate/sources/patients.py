@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, QueryRefused
@@ -34,6 +34,7 @@ class Patients:
         self._found: dict[str, int] = {}  # different studies in it
         self._doubtful: list[str] | None = None
         self._of: dict[str, tuple[str, ...]] = {}
+        self._given_away: set[str] = set()  # studies whose patients no longer have them
         self._looked_again = False
 
     def insists(self, session: FindSession) -> bool:
@@ -73,31 +74,41 @@ class Patients:
 
     # -- asking them one by one
     def one_by_one(self, session: FindSession, share: tuple[int, int], ask: Ask) -> Iterator[StudyFound]:
-        """The studies of every patient of a share. Where an answer breaks off, that patient is asked again after the others, as
-        long as that helps. What the PACS refuses is left to narrower questions (see `doubtful`). Raises what asking raises."""
+        """The studies of every patient of a share. What the PACS refuses is left to narrower questions (see `doubtful`). Raises what asking raises."""
         number, count = share
         yield from self._each([patient for patient in self.listed(session).studies if zlib.crc32(patient.encode()) % count == number - 1], ask)
 
-    def _each(self, left: list[str], ask: Ask) -> Iterator[StudyFound]:
+    def _each(self, left: Sequence[str], ask: Ask) -> Iterator[StudyFound]:
+        """The studies of these patients, and on record here what each of their answers was."""
+
+        def noted(patient: str, number: int) -> Iterator[StudyFound]:
+            rows, studies = 0, set[str]()
+            try:
+                for study in ask({_PATIENT_ID: patient}, number):
+                    rows += 1
+                    studies.add(study.study.study)
+                    yield study
+            except QueryRefused:
+                self._rows[patient], self._found[patient] = None, 0
+            else:
+                self._rows[patient], self._found[patient] = rows, len(studies)
+
+        yield from self.in_turn(left, noted)
+
+    def in_turn(self, left: Sequence[str], ask: Callable[[str, int], Iterable[StudyFound]]) -> Iterator[StudyFound]:
+        """One question for each of these patients, with its number; where an answer breaks off, that patient is asked again after the
+        others, as long as that helps. Raises what asking raises."""
         asked = 0
         while left:
             broken: list[str] = []
             for patient in left:
                 stop_if(self._stopped)
                 asked += 1
-                rows, studies = 0, set[str]()
                 try:
-                    for study in ask({_PATIENT_ID: patient}, asked):
-                        rows += 1
-                        studies.add(study.study.study)
-                        yield study
-                except QueryRefused:
-                    self._rows[patient], self._found[patient] = None, 0
+                    yield from ask(patient, asked)
                 except QueryFailed as error:
                     broken.append(patient)
                     trouble = error
-                else:
-                    self._rows[patient], self._found[patient] = rows, len(studies)
             if len(broken) == len(left):
                 raise trouble
             left = broken
@@ -125,12 +136,14 @@ class Patients:
 
     # -- who has what
     def shown(self, study: str, patient: str) -> bool:
-        """Remember that this patient has this study; True if another one was known to have it, and this one was not."""
+        """Remember that this patient has this study; True if another one was known to have it, or had it, and this one was not."""
         of = self._of.get(study, ())
         if patient in of:
             return False
         self._of[study] = (*of, patient)
-        return bool(of)
+        was_given_away = study in self._given_away
+        self._given_away.discard(study)
+        return bool(of) or was_given_away
 
     def remembered(self, study: str) -> tuple[str, ...]:
         """Who has the study, as far as that has been shown; without asking."""
@@ -181,6 +194,7 @@ class Patients:
             self._of[study] = tuple(one for one in self._of.get(study, ()) if one != patient)
             if not self._of[study]:
                 del self._of[study]
+                self._given_away.add(study)
         return True
 
     @property

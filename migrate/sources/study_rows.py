@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import functools
 import json
 
 from migrate.errors import QueryFailed
@@ -84,6 +86,11 @@ def _time(text: str) -> str | None:
     return digits.ljust(6, "0")[:6] if digits.isdigit() else None
 
 
+@functools.lru_cache(1 << 15)
 def _date(text: str) -> str | None:
+    """YYYYMMDD; None for what is in no calendar, since no range of days is sure to show it."""
     digits = text.strip().replace(".", "")
-    return digits if len(digits) == 8 and digits.isdigit() else None
+    try:
+        return f"{datetime.date(int(digits[:4]), int(digits[4:6]), int(digits[6:])):%Y%m%d}".rjust(8, "0") if len(digits) == 8 and digits.isdigit() else None
+    except ValueError:
+        return None

@@ -104,7 +104,7 @@ def judge(sweep: Sweep) -> list[Outcome]:
         return []
     for step in (
         _ask_without_date, _cut_failed, _compare_with_keyless, _prove_top, _cut_capped, _keyless_by_other_axes, _open_ends,
-        _note_habits, _count_what_parts_lack,
+        _judge_look, _note_habits, _count_what_parts_lack,
     ):  # fmt: skip
         if outcomes := step(sweep):
             return outcomes
@@ -132,7 +132,7 @@ def _cut_failed(sweep: Sweep) -> list[Outcome]:
     """
     failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED or (_shows_others(row) and not sweep.ignores_date)]
     smaller = [row for row in failed if by_date(window_of(row)) and not is_far(window_of(row))]
-    if not sweep.dated:
+    if not any(row["state"] == WindowState.ANSWERED for row in sweep.roots()):  # what a day's parts by other keys show tells nothing of dates
         if len(smaller) < len(failed) and any(row["lo"] and row["lo"] == row["hi"] for row in failed):
             return []  # not even a single day is answered
         smaller = [row for row in smaller if row["lo"] and row["hi"]][-1:]
@@ -308,6 +308,14 @@ def _open_ends(sweep: Sweep) -> list[Outcome]:
         if row["state"] == WindowState.FAILED and (row["lo"] is None or row["hi"] is None):
             outcomes += _said(row, f"No whole answer: {row['detail']} Questions without a date cover it.", False)
     return outcomes
+
+
+def _judge_look(sweep: Sweep) -> list[Outcome]:
+    """Within bounds, what names the studies without a date may be cut off. They are not to be migrated: it blocks nothing."""
+    looks = [row for row in sweep.rows if row["purpose"] == "look" and row["state"] == WindowState.ANSWERED]
+    cut_off = [row for row in looks if sweep.capped(row) or sweep.shown_only_by(sweep.now(sweep.dated), [row["id"]])]
+    said = "The question without a key is not answered whole: not all studies without a date, which are left out, may be named."
+    return [outcome for row in cut_off for outcome in _said(row, said, False)]
 
 
 def _note_habits(sweep: Sweep) -> list[Outcome]:

@@ -133,6 +133,30 @@ def test_a_range_names_what_it_leaves_out(tmp_path: Path) -> None:
     assert excluded == [(study.uid, "OutsideSelection") for study in archive if not study.date]
 
 
+@pytest.mark.parametrize("bounds", ["", "from = 2005-01-01\nto = 2024-12-31"])
+@pytest.mark.parametrize("faults", [("invalid-dates",), ("invalid-dates", "null-dates", "silent-cap=3")])
+def test_studies_whose_date_is_none_belong_to_the_open_range(tmp_path: Path, faults: tuple[str, ...], bounds: str) -> None:
+    """30 February is as good as no date: without bounds the study is migrated, within bounds it is named, or it is said that not all such may be named."""
+    archive = Archive(40)
+    with PracticePacs(archive, faults=faults) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more=bounds))
+        dates = {study.uid: "" if study.date.endswith("0230") else study.date for study in pacs.holdings}
+    there = {uid for uid, date in dates.items() if not bounds or "20050101" <= date <= "20241231"}
+    assert (swept.found, swept.blocked) == (there, False)
+    left_out = sqlite3.connect(tmp_path / "manifests" / "test.db").execute("SELECT uid FROM study WHERE state = 4 AND date IS NULL")
+    unnamed = {uid for uid, date in dates.items() if bounds and not date} - {uid for (uid,) in left_out}
+    assert bool(unnamed) == any("may be named" in said for said in swept.suspicions) == (bool(bounds) and len(faults) > 1)
+
+
+def test_a_capped_pacs_of_which_some_modalities_are_wanted(tmp_path: Path) -> None:
+    """What is left out counts when answers are compared: those that are wanted are all found."""
+    archive = Archive(60)
+    with PracticePacs(archive, faults=("silent-cap=4", "null-dates")) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more='modalities = ["MG", "US"]'))
+    wanted = {study.uid for study in archive if not study.modalities or {"MG", "US"} & set(study.modalities)}
+    assert (swept.found, swept.blocked) == (wanted, False)
+
+
 def test_claims_and_contradictions_are_kept(tmp_path: Path) -> None:
     """Repeated rows are one study; where they contradict each other, the log says so."""
     archive = Archive(24)

@@ -135,3 +135,14 @@ def test_a_run_that_goes_on_looks_the_patients_up_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert checked.returncode == 0, checked.stdout
     assert data_sets(tmp_path) == truth(archive)
+
+
+@pytest.mark.parametrize("numbers", [(5, 9), (0, 6, 12)])  # of several series, so that it goes amid their listing, and of one
+def test_a_study_that_goes_to_another_patient_meanwhile_comes_whole(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    """A PACS that gives studies away once their images are listed sends nothing of them for the patient they were listed under: all patients are asked again."""
+    archive = Archive(14)
+    with changing(tmp_path, archive, "patient-root-only", *(f"changing-patients@{number}" for number in numbers)) as pacs:
+        done = command(tmp_path, "run", "--json")
+        assert {study.number for study in pacs.holdings if study.patient != study.number // 2} == set(numbers)
+    assert (done.returncode, json.loads(done.stdout)["complete"]) == (0, True), done.stderr
+    assert data_sets(tmp_path) == truth(archive)
