@@ -29,11 +29,11 @@ from migrate.model import (  # isort: skip
 SEALED = {
     "instances.csv.gz": ("study", "series", "sop", "copy", "state", "size_bytes", "dataset_sha256", "file_sha256", "crc64nvme", "sop_class",
                          "transfer_syntax", "key", "version", "proof", "notes", "staged_at", "stored_at", "verified_at", "staged_seal",
-                         "stored_seal", "verified_seal", "pixel_crc64", "checksum", "beside"),
+                         "stored_seal", "verified_seal", "pixel_crc64", "checksum", "beside", "listed", "conflict"),
     "events.csv.gz": ("id", "at", "run", "kind", "study", "series", "sop", "detail"),
     "seals.csv.gz": ("id", "at", "run", "operator", "host", "version", "last_event", "steps", "sha256"),
     "studies.csv": ("study", "state", "date", "modalities", "claimed_instances", "listed_instances", "expected", "staged", "stored", "verified",
-                    "attempts", "error", "detail"),
+                    "attempts", "error", "detail", "found_at", "changed_at"),
     "exceptions.csv": ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason"),
 }  # fmt: skip
 """Columns whose change must be found even by whoever believes contents.sha256."""
@@ -46,14 +46,14 @@ CHECKED = (*SEALED, "merkle.json", "report.json", "SHA256SUMS", "bag/manifest-sh
 LOST = "000000000007-0123456789ab"
 
 
-def build(folder: Path, prefix: str = "") -> Path:
-    """`dossier` and `bucket` in the folder, and under `older` two dossiers as they were on the way; returns the dossier."""
+def build(folder: Path, prefix: str = "", words: str = "") -> Path:
+    """`dossier` and `bucket` in the folder, and under `older` two dossiers as they were on the way; returns the dossier. `words`: what the PACS and people say."""
     place = f"folder:{folder}/bucket" + (f" prefix {prefix}" if prefix else "")
     manifest = Manifest(folder / "m.db", identity={"source": "a", "destination": place, "migration": "damaged"}, policy=RetryPolicy(attempts=1))
     manifest.begin_run("run", "öperator", "0" * 64)
     manifest.log("manifest restored", f"1,'{'0' * 64}','{LOST}'")  # that anchor is of what was lost then
     window = swept(manifest, "1.1", "1.2", "1.3", "1.4", "1.6", claimed=7)
-    manifest.commit([StudyFound(StudyRef("1.5"), "20200505", ("SR",), 1, window, excluded="None of its modalities is to be migrated.")])
+    manifest.commit([StudyFound(StudyRef("1.5"), "20200505", ("SR",), 1, window, excluded=words or "None of its modalities is to be migrated.")])
     proven: list[Item] = []
     for study, count in (("1.1", 5), ("1.2", 3), ("1.3", 1)):
         _plan(manifest, study, count)
@@ -65,7 +65,7 @@ def build(folder: Path, prefix: str = "") -> Path:
     lost = _came("1.4", 0)
     _receive(manifest, [lost, _came("1.4", 1), _came("1.4", 1, "other"), _came("1.4", 9), _quarantined()])
     manifest.commit([StagedLost(next(item for item in items(manifest, InstanceState.STAGED) if item.ref.sop.endswith(".0")), "gone")])
-    manifest.commit([RetrieveEnded(StudyRef("1.4"), 0, "SourceIncomplete", "2 of 3 instances did not come; it's said")])
+    manifest.commit([RetrieveEnded(StudyRef("1.4"), 0, "SourceIncomplete", words or "2 of 3 instances did not come; it's said")])
     _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     manifest.commit([InstanceVerified(item, Proof.READ_BACK) for item in proven if item.ref.study == "1.1"])  # proof raised
     again, spoilt = [item for item in proven if item.ref.study == "1.2"][:2]
@@ -73,7 +73,7 @@ def build(folder: Path, prefix: str = "") -> Path:
     _receive(manifest, [_came("1.2", int(item.ref.sop.rpartition(".")[2])) for item in (again, spoilt)])  # the second one goes beside
     _prove(manifest, folder / "bucket" / prefix, Proof.READ_BACK)
     _leave(manifest, folder, prefix, "older/1")
-    accept(manifest, ["1.4"], "the tape is lost", "J. Doe")
+    accept(manifest, ["1.4"], words or "the tape is lost", words or "J. Doe", role=words)
     _plan(manifest, "1.6", 3)  # is on its way: expected, staged, stored
     _receive(manifest, [_came("1.6", 0), _came("1.6", 1)])
     stored = items(manifest, InstanceState.STAGED)[0]

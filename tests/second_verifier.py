@@ -143,17 +143,19 @@ def _chain(tables: dict[str, list[dict[str, str | None]]]) -> None:
 
 def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
     states: dict[str | None, str] = {}
+    found, changed = {}, {}
     rows: dict[str | None, list[str | None]] = {}
     plans: dict[str | None, tuple[int, str]] = {}
     marks = set()
     for event in tables["events.csv.gz"]:
         kind, study = str(event["kind"]), event["study"]
         if kind.removeprefix("study ") in ("found", "planned", "retrieved", "migrated", "excluded", "parked", "accepted"):
-            states[study] = kind.removeprefix("study ")
+            states[study], changed[study] = kind.removeprefix("study "), event["at"]
         if kind == "studies found":
             values = _quoted(event["detail"] or "")
             demand(len(values) % 5 == 0, "five literals for each study found")
             for at in range(0, len(values), 5):
+                found[values[at]] = changed[values[at]] = event["at"]
                 states[values[at]], rows[values[at]] = "found", [*values[at + 1 : at + 5], None, None, "0", None, None]
         elif kind == "study row":
             rows[study] = _quoted(event["detail"] or "")
@@ -173,8 +175,10 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
         counted = collections.Counter(row["state"] for row in first)
         demand(study["state"] == states[uid] and all(int(study[name] or 0) == counted[name] for name in ORDER), "a study's state and counts")
         date, _, modalities, claimed, _, listed, attempts, error, detail = rows[uid]
-        shown = [study[name] for name in ("date", "modalities", "claimed_instances", "listed_instances", "attempts", "error", "detail")]
-        demand(shown == [date, modalities, claimed, listed, attempts, error, detail], "a study's row")
+        said = {"date": date, "modalities": modalities, "claimed_instances": claimed, "listed_instances": listed, "attempts": attempts, "error": error}
+        times = {"detail": detail, "found_at": _iso(found[uid]), "changed_at": _iso(changed[uid])}
+        rest = {name: value for name, value in study.items() if name not in ("study", "state", *ORDER)}
+        demand(rest == said | times, "a study's row")
         lines = [f"{row['series']}\t{row['modality'] or ''}\t{row['sop']}\n" for row in first if row["listed"] == "1"]
         demand((len(lines), hashlib.sha256("".join(lines).encode()).hexdigest()) == plans.get(uid, (0, hashlib.sha256().hexdigest())), "a plan")
     marked = {
@@ -182,8 +186,20 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
         for row in tables["instances.csv.gz"] for name in ("conflict", "beside") if row["copy"] is None and row[name] != "0"
     }  # fmt: skip
     demand(marked == marks, "what is in conflict, and what lies beside")
+    for row in tables["instances.csv.gz"]:
+        flags = (row["listed"], row["conflict"], row["beside"])
+        demand(flags == (None, None, "1") if row["copy"] else set(flags) <= {"0", "1"}, "flags")
     keys = [(str(row["study"]), str(row["series"]), str(row["sop"]), row["copy"] or "") for row in tables["instances.csv.gz"]]
     demand(keys == sorted(set(keys)), "the order of instances")
+
+
+def _iso(at_ms: str | None) -> str:
+    return f"{datetime.datetime.fromtimestamp(int(at_ms or 0) // 1000, datetime.UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    demand(len(dict(pairs)) == len(pairs), "a name twice")
+    return dict(pairs)
 
 
 def _mth(hashes: list[bytes]) -> bytes:
@@ -300,8 +316,8 @@ def _report(folder: Path, tables: dict[str, list[dict[str, str | None]]]) -> Non
     right = {"instances": kinds, "studies": studies, "proof": proofs}
     demand(all(count == counted[name] for of, counted in right.items() for name, count in report[of].items()), "counts")
     demand(report["bytes"] == size and len(report["exceptions"]) == len(tables["exceptions.csv"]), "bytes and exceptions")
-    at = datetime.datetime.fromtimestamp(int(tables["seals.csv.gz"][-1]["at"] or 0) // 1000, datetime.UTC)
-    demand(report["generated_at"] == f"{at:%Y-%m-%dT%H:%M:%SZ}", "the report's time")
+    demand(report["generated_at"] == _iso(tables["seals.csv.gz"][-1]["at"]), "the report's time")
+    demand(json.loads((folder / "report.json").read_text(), object_pairs_hook=_once)["exceptions"] is not None, "a name twice")
     complete = _complete(tables) and not any(each["blocks"] and not each["window"] for each in report["enumeration"]["suspicious"])
     demand(report["complete"] == complete, "the verdict")
     for name in ("report.html", "report-anonymous.html"):

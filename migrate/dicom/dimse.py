@@ -147,7 +147,7 @@ class Command:
 
     def text(self, element: int) -> str:
         """A text or UID without padding, empty where absent; any bytes decode (as Latin-1)."""
-        return self.elements.get(element, b"").decode("latin-1").strip("\0 ")
+        return self.elements.get(element, b"").decode("latin-1").strip("\0 ").replace("\0", "\ufffd")
 
     @property
     def field(self) -> int:

@@ -55,12 +55,12 @@ class Peer:
 
 
 def clean_text(raw: bytes) -> str:
-    """A value as text: padding, NULs included, is taken off here and nowhere else; any bytes decode."""
+    """A value as text: padding, NULs included, is taken off here and nowhere else; any bytes decode. A NUL within, at which SQLite's quote() ends, becomes U+FFFD."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("latin-1")
-    return text.strip("\0 \t\r\n")
+    return text.strip("\0 \t\r\n").replace("\0", "\ufffd")
 
 
 def associate(peer: Peer, *abstract_syntaxes: str, timeout_s: float | None) -> Association:

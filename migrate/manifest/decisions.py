@@ -39,6 +39,8 @@ class Signature:
     def __post_init__(self) -> None:
         if not self.reason.strip() or not self.by.strip():
             raise UsageError("An exception needs a reason and a name.", hint="Give --reason and --by.")
+        if "\0" in self.reason + self.by + self.role:
+            raise UsageError("A signature holds a NUL character.", hint="Give it as text.")
         if self.code not in REASONS:
             raise UsageError("That is no code for a reason.", hint=f"Known are {', '.join(REASONS)}.")
 

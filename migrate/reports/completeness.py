@@ -39,8 +39,8 @@ _PAGE.filters["counted"] = counted
 
 FILES = ("report.html", "report.json", "studies.csv", "exceptions.csv")
 EXCEPTION_COLUMNS = ("study", "state", "error", "detail", "attempts", "missing", "unexpected", "conflict", "quarantined", "accepted_by", "reason")
-_SHOWN, _NAMED = 1000, 20
-"""So many exceptions stand on the page, and of each so many instances of a kind."""
+_NAMED = 20
+"""Of a study of which all is missing, the page does not name more images than these: the study's UID does."""
 _KINDS = ("missing", "unexpected", "conflict", "quarantined")
 _REMEDIES = {
     "Conflict": "The PACS sent different contents under the same UIDs; all are kept. Somebody has to look at them and `accept` the study.",
@@ -204,8 +204,7 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, mer
     with Table(folder / "studies.csv", heads) as table:
         for row in rows:
             table.row(row)
-    shown: list[dict[str, Any]] = []
-    more = 0
+    shown, failed = 0, set[str]()
     kinds: dict[tuple[str, str | None], list[int]] = {}
     with Table(folder / "exceptions.csv", EXCEPTION_COLUMNS) as table, (folder / "report.json").open("x", encoding="utf-8") as file:
         file.write(json.dumps(document, indent=1)[:-2] + ',\n "exceptions": [\n')  # a line of its own: verifiers read up to it
@@ -219,12 +218,12 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, mer
             for number, count in enumerate((1, *(len(entry[kind]) for kind in _KINDS))):
                 counts[number] += count
             if _needs_words(entry):
-                more += len(shown) >= _SHOWN
-                shown += [_for_the_page(entry)] if len(shown) < _SHOWN else []
+                shown += 1
+                failed |= {entry["error"]} if entry["error"] else set()
         file.write(("\n" if mark else "") + " ]\n}\n")
     shows: dict[str, Any] = {
         "report": document, "open": what_is_open(connection, document["studies"], recounted=_recounted(document)), "table": by_year_and_modality(connection),
-        "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": shown, "more_exceptions": more, "remedies": _remedies(shown),
+        "reconciled": for_the_page(reconciled), "history": history(connection), "exceptions": _on_the_page(connection), "shown": shown, "remedies": _remedies(failed),
         "calendar": calendar(covered), "gaps": gaps_in_words(covered), "habits": _noteworthy(document["coverage"]["habits"]),
         "kinds": sorted(kinds.items(), key=lambda pair: (pair[0][0], pair[0][1] or "")), "names": True, "merkle": merkle,
         "blocking": sum(entry["blocks"] for entry in document["enumeration"]["suspicious"]),
@@ -235,7 +234,9 @@ def write_files(connection: sqlite3.Connection, folder: Path, *, at_ms: int, mer
 
 
 def _render(page: Path, values: dict[str, Any]) -> None:
-    page.write_text(_PAGE.get_template(page.name).render(**values), encoding="utf-8")
+    """Piece by piece: there may be as many exceptions as studies."""
+    with page.open("x", encoding="utf-8") as file:
+        file.writelines(_PAGE.get_template(page.name).generate(**values))
 
 
 def _noteworthy(habits: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -244,16 +245,22 @@ def _noteworthy(habits: list[dict[str, str]]) -> list[dict[str, str]]:
     return [habit | {"effect": follows.effect} for habit, follows in known if follows.effect or follows.ask]
 
 
-def _for_the_page(entry: dict[str, Any]) -> dict[str, Any]:
-    """An exception with the first of its instances, as (kind, UIDs, how many more), in place of all of them."""
-    named = [(kind, entry[kind][:_NAMED], max(len(entry[kind]) - _NAMED, 0)) for kind in _KINDS if entry[kind]]
-    return {name: value for name, value in entry.items() if name not in _KINDS} | {"named": named}
+def _on_the_page(connection: sqlite3.Connection) -> Iterator[dict[str, Any]]:
+    """Each exception that needs words, with its instances as (kind, UIDs, how many are left out: all or none of them)."""
+    for entry in each_exception(connection):
+        if not _needs_words(entry):
+            continue
+        left_out = 0
+        if len(entry["missing"]) > _NAMED:
+            (listed,) = connection.execute("SELECT listed_instances FROM study WHERE uid = ?", (entry["study"],)).fetchone()
+            left_out = listed if listed == len(entry["missing"]) else 0
+        named = [(kind, entry[kind], 0) for kind in _KINDS if entry[kind] and not (kind == "missing" and left_out)]
+        yield entry | {"named": [("missing", [], left_out)] * bool(left_out) + named}
 
 
-def _remedies(shown: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """What can be done about each error among these exceptions."""
-    names = sorted({entry["error"] for entry in shown if entry["error"]})
-    known = [(name, _REMEDIES.get(name) or getattr(getattr(errors, name, None), "default_hint", "")) for name in names]
+def _remedies(failed: set[str]) -> list[tuple[str, str]]:
+    """What can be done about each of these errors."""
+    known = [(name, _REMEDIES.get(name) or getattr(getattr(errors, name, None), "default_hint", "")) for name in sorted(failed)]
     return [(name, remedy) for name, remedy in known if remedy]
 
 

@@ -1,9 +1,8 @@
 """Checks a dossier of pacs-migrate with nothing but Python 3.11 or later, and names every place that does not hold.
 
-Everything is computed anew: the files' hashes, the chain of seals over events and instances, the Merkle root, verdict, counts, exceptions,
-lists of checksums and, where given, the objects. docs/proof.md and docs/dossier.md of pacs-migrate have the formats. Exit: 0 all of it
-holds, 1 something does not, 2 usage. The signature is checked by ssh-keygen:
-ssh-keygen -Y verify -f SIGNERS -I NAME -n pacs-migrate -s dossier.sig < contents.sha256
+Everything is computed anew: hashes of files, seals over events and instances, the Merkle root, verdict, counts, exceptions, lists of checksums
+and, where given, the objects. docs/proof.md and docs/dossier.md of pacs-migrate have the formats. Exit: 0 all of it holds, 1 something
+does not, 2 usage. ssh-keygen -Y verify -f SIGNERS -I NAME -n pacs-migrate -s dossier.sig < contents.sha256 checks the signature.
 """
 
 import argparse, collections, csv, gzip, hashlib, heapq, itertools, json, pathlib, re, sqlite3, sys, time
@@ -16,10 +15,9 @@ STAGED = ("size_bytes", "dataset_sha256", "file_sha256", "crc64nvme", "pixel_crc
 STEPS = (("staged", STAGED), ("stored", ("stored_at", "version", "checksum", "beside")), ("verified", ("proof", "verified_at")))
 BACK = ("before", "after", "copy", *(name for step, fields in STEPS for name in (f"{step}_seal", *fields)))
 LEAF = ("study", "series", "sop", "size_bytes", "dataset_sha256", "file_sha256", "key", "version", "proof")
-ROW = ("date", "time", "modalities", "claimed_instances", "claimed_by_series", "listed_instances", "attempts", "error", "detail")
+ROW = ("date", None, "modalities", "claimed_instances", None, "listed_instances", "attempts", "error", "detail")  # of studies.csv
 HEAD, COUNTED = ("id", "at", "run", "operator", "host", "version"), ("studies", "instances", "proof", "bytes")
-CONTENTS, PAGES = "contents.sha256", ("report.html", "report-anonymous.html")
-BESIDE = {CONTENTS, "dossier.sig", "dossier.tsq", "dossier.tsr"}
+CONTENTS, BESIDE = "contents.sha256", {"contents.sha256", "dossier.sig", "dossier.tsq", "dossier.tsr"}
 FOUND = r"'([0-9.]+)'((?:,(?:'(?:[^']|'')*'|\w+)){4})"
 ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 TABLES = """PRAGMA journal_mode=OFF; PRAGMA cache_size=-32768; BEGIN; CREATE TABLE back(study TEXT, line BLOB, seal INTEGER);
@@ -39,6 +37,9 @@ def literals(detail):
     """SQL literals joined by commas as texts; None for NULL."""
     found = re.findall(r"(?:'((?:[^']|'')*)'|([^,']+))(?:,|$)", detail)
     return [None if bare == "NULL" else bare or quoted.replace("''", "'") for quoted, bare in found]
+
+def iso(at):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(at or 0) // 1000))
 
 def steps(row):
     """(line, seal) of each step that a row, or an event that takes steps back, has under a seal."""
@@ -69,8 +70,8 @@ class Check:
         self.count += print(f"WRONG {place}: {what}") or 1
 
     def same(self, place, of, said, right):
-        for name in (name for name in right if said[name] != right[name]):
-            self.wrong(place, f"says {of}{name}: {said[name]}; the tables give {right[name]}")
+        for name in (name for name in right if said.get(name, "missing") != right[name]):
+            self.wrong(place, f"says {of}{name}: {said.get(name)}; the tables give {right[name]}")
 
     def rows(self, name):
         """The rows of a CSV file as dicts: None for an empty cell, without the apostrophe that keeps spreadsheets from calculating."""
@@ -91,7 +92,8 @@ class Check:
             name = f"studies/{row['study']}/series/{row['series']}/instances/{row['sop']}{beside}.dcm"
             self.prefix = row["key"].removesuffix(name) if row["key"] and self.prefix is None else self.prefix
             keyed = row["key"] == (f"{self.prefix}{name}" if reached > 1 else None)
-            if not (keyed and sealed and now > before) or stray - set(STAGED if row["copy"] else ()):
+            flagged = {row["listed"], row["conflict"]} <= ({None} if row["copy"] else {"0", "1"}) and row["beside"] in ("01"[bool(row["copy"])], "1")
+            if not (keyed and sealed and flagged and now > before) or stray - set(STAGED if row["copy"] else ()):
                 raise ValueError(f"row {number} of instances.csv.gz ({' '.join(now)}) is out of order, or does not fit its state and key")
             before = now
             yield row
@@ -118,12 +120,13 @@ class Check:
         found = self.scratch.execute("SELECT key, sop, detail FROM last WHERE kind = ? AND study IS ? ORDER BY CAST(key AS INTEGER)", (kind, study))
         return [(number, sop, literals(detail)) for number, sop, detail in found]
 
-    def event(self, kind, study, series, sop, detail):
+    def event(self, at, kind, study, series, sop, detail):
         """What the log says last of each object goes into the scratch file, as do steps that it takes back."""
         key = detail.partition(",")[0] if kind in NUMBERED else " ".join(filter(None, (study, series, sop)))
-        words = [("state", key, study, sop, STATED[kind]) if kind in STATED else (kind, key, study, sop, detail or "1")]
+        words = [("state", key, study, sop, f"{STATED[kind]} {at}") if kind in STATED else (kind, key, study, sop, detail or "1")]
         for uid, row in re.findall(FOUND, detail) if kind == "studies found" else ():
-            words += [("state", uid, uid, None, "found"), ("study row", uid, uid, None, f"{row[1:]},NULL,NULL,0,NULL,NULL")]
+            said = {"state": f"found {at}", "found": at, "study row": f"{row[1:]},NULL,NULL,0,NULL,NULL"}
+            words += [(name, uid, uid, None, text) for name, text in said.items()]
         self.scratch.executemany("REPLACE INTO last VALUES (?, ?, ?, ?, ?)", words)
         if kind in ("instance fell back", "copy fell back", "proof raised"):
             row = dict(zip(BACK, literals(detail), strict=True), study=study, series=series, sop=sop)
@@ -141,7 +144,7 @@ class Check:
             while event and number <= last:
                 values = [int(value) if value and name in HEAD else value for name, value in event.items()]
                 taken.update(f"event\t{as_json(values)}\n".encode())
-                self.event(*values[3:7], values[7] or "")
+                self.event(values[1], *values[3:7], values[7] or "")
                 number, event = next(events, (number + 1, None))
             before, self.newest = bytes.fromhex(seal["sha256"]), seal
             self.seals[count] = [taken, seal["sha256"], int(seal["steps"]), f"{first} to {last}"]
@@ -163,8 +166,7 @@ class Check:
             self.counts["open"] += not signed
             loose = {"study": None, "state": "accepted" if signed else "quarantined", "error": "Quarantined", "detail": None, "attempts": 0}
             self.exception(loose, {}, [file], signed)
-        if self.exceptions and next(self.exceptions, None):
-            self.wrong("exceptions.csv", "says more than the sealed tables")
+        self.same("exceptions.csv", "", {"at its end": next(self.exceptions or iter(()), None)}, {"at its end": None})
         for kind, key in self.scratch.execute("SELECT kind, key FROM last WHERE kind IN ('state', ?, ?)", tuple(FLAGS.values())):
             self.wrong("studies.csv or instances.csv.gz", f"lacks what the log names: {kind} {key}")
         for number, (taken, claimed, missing, over) in self.seals.items():
@@ -198,11 +200,11 @@ class Check:
             self.seals[number][2] -= 1
         self.tree += [leaf([uid, len(leaves), root([each[-1] for each in sorted(leaves)])])] if leaves else []
         self.counts.update({("studies", study["state"]): 1, "open": study["state"] in OPEN, "leaves": len(leaves)})
-        values = dict(zip(ROW, literals(self.last("study row", uid)), strict=False), state=self.last("state", uid))
-        right = {name: value for name, value in values.items() if name in study} | {name: str(states[name]) for name in STATES}
-        self.same(f"study {uid}", "in studies.csv ", study, right)
-        if self.last("study listed", uid) != (f"{len(listed)},'{hashlib.sha256(b''.join(listed)).hexdigest()}'" if listed else ""):
-            self.wrong(f"study {uid}", f"has {len(listed)} listed instances in instances.csv.gz, which are not those of the log")
+        right = dict(zip(ROW, literals(self.last("study row", uid)), strict=False), listed=self.last("study listed", uid))
+        state, _, changed = self.last("state", uid).partition(" ")
+        right |= {name: str(states[name]) for name in STATES} | {"state": state, "found_at": iso(self.last("found", uid)), "changed_at": iso(changed)}
+        said = study | {None: right.get(None), "listed": f"{len(listed)},'{hashlib.sha256(b''.join(listed)).hexdigest()}'" if listed else ""}
+        self.same(f"study {uid}", "in its row and its instances ", said, right)
         revoked = {values[1] for _, _, values in self.numbered("revocation row", uid)}
         signed = [(f"{by} ({role})" if role else by, (f"{sop}: " if sop else "") + (f"{code}: " if code != "other" else "") + why)
                   for number, sop, (_, _, code, why, by, role, _) in self.numbered("acceptance row", uid) if number not in revoked]  # fmt: skip
@@ -229,10 +231,10 @@ class Check:
 
     def documents(self):
         """report.json, the pages' verdict and counts, merkle.json, the lists of checksums: what the tables give."""
-        merkle = json.loads((self.folder / "merkle.json").read_bytes())
         with (self.folder / "report.json").open(encoding="utf-8", newline="\n") as file:  # its exceptions come last, and may be many
-            report = json.loads("".join(itertools.takewhile(lambda each: each != ' "exceptions": [\n', file)).rstrip(",\n") + "}")
-            report["exceptions"] = sum(each == "  {\n" for each in file)
+            head = "".join(itertools.takewhile(lambda each: each != ' "exceptions": [\n', file)).rstrip(",\n")
+            report = json.loads(f"{head}}}")
+            told = report | {"exceptions": sum(each == "  {\n" for each in file), "form": json.dumps(report, indent=1)[:-2] == head}
         self.migration, self.root = report["migration"], root(self.tree)
         windows = [values for _, _, values in self.numbered("window row", None)]
         sweep = max((int(values[1]) for values in windows), default=None)
@@ -241,14 +243,13 @@ class Check:
         complete = self.last("meta", "'closed_sweep'") == f"'closed_sweep','{sweep}'" and not (self.counts["open"] or blocks)
         for of in COUNTED:
             self.same("report.json", f"{of}, ", report[of], {name: self.counts[of, name] for name in report[of]})
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(self.newest["at"]) // 1000))
-        self.same("report.json", "", report, {"complete": complete, "generated_at": at, "exceptions": self.counts["exceptions"]})
+        self.same("report.json", "", told, {"complete": complete, "generated_at": iso(self.newest["at"]), "exceptions": self.counts["exceptions"], "form": True})
         right = {"seal": len(self.seals), "head": self.newest["sha256"], "studies": len(self.tree), "leaves": self.counts["leaves"], "root": self.root}
-        self.same("merkle.json", "", merkle, right)
+        self.same("merkle.json", "", {"text": (self.folder / "merkle.json").read_text()}, {"text": f"{json.dumps(right, indent=1)}\n"})
         for name, taken in (("SHA256SUMS", self.sums), ("bag/manifest-sha256.txt", self.bag)):
             self.same(name, "", {"SHA-256": sha256(self.folder / name)}, {"SHA-256": taken.hexdigest()})
         words = [(name.replace("_", " "), f"{self.counts[of, name]:,}") for of in COUNTED[:3] for name in report[of]]
-        for name in PAGES:
+        for name in ("report.html", "report-anonymous.html"):
             with (self.folder / name).open(encoding="utf-8") as file:
                 page = file.read(1 << 20)  # verdict and counts come first
             shown = [word for word in words if '<th scope="row">{}</th><td class="n">{}</td>'.format(*word) in page]
@@ -260,10 +261,9 @@ class Check:
         key, (folder, listing), truth = row["key"], (self.options.objects, self.options.list), (int(row["size_bytes"]), row["file_sha256"])
         self.sums.update(f"{truth[1]}  {key}\n".encode())
         self.bag.update(f"{truth[1]}  data/{key.replace('%', '%25')}\n".encode())
-        if folder and not (folder / key).is_file():
-            self.wrong(key, "is missing")
-        elif folder and ((folder / key).stat().st_size, sha256(folder / key)) != truth:
-            self.wrong(key, "has other bytes than those that were proven")
+        there = not folder or (folder / key).is_file()
+        if not there or (folder and ((folder / key).stat().st_size, sha256(folder / key)) != truth):
+            self.wrong(key, "has other bytes than those that were proven" if there else "is missing")
         size, taken = self.scratch.execute("SELECT size, sha256 FROM object WHERE key = ?", (key,)).fetchone() or (None, None) if listing else truth
         if (size, taken or truth[1]) != truth:
             self.wrong(key, "is not in the list" if size is None else "is in the list with another size or SHA-256")

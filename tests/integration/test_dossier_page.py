@@ -17,7 +17,7 @@ from migrate.manifest import Manifest
 from migrate.manifest.decisions import accept
 from migrate.model import RetrieveEnded, RetryPolicy, StudyRef, WindowJudged
 from migrate.reports import write_dossier
-from tests.filled import HOSTILE, came, in_browser, migrated, planned, read, received, swept, verdict
+from tests.filled import HOSTILE, came, fresh_manifest, in_browser, migrated, planned, proven, read, received, swept, verdict
 
 # What axe-core asks of such a page: headings in order, contrast (WCAG 1.4.3), names for pictures, heads for tables, a language and a title.
 PROBE = """<script>
@@ -123,6 +123,27 @@ def test_the_page_prints(dossier: Path, tmp_path: Path) -> None:
     for name in ("report.html", "report-anonymous.html"):
         source = (dossier / name).read_text(encoding="utf-8")
         assert not any(word in source for word in ("http:", "https:", "src=", "href=", "@import", "url(", "<link"))
+
+
+def test_every_exception_stands_on_the_page(tmp_path: Path) -> None:
+    """1,203 parked studies by UID, each image that is missing of one that came in part, and of one that did not come only how many; Chromium shows and prints them all."""
+    with fresh_manifest(tmp_path) as manifest:
+        studies = [f"1.2.{number}" for number in range(1203)]
+        swept(manifest, *studies)
+        for number, study in enumerate(studies):
+            planned(manifest, study, *(f"{study}.1.{each}" for each in range(25 if number < 2 else 1)))
+            arrived = [came(received(study, f"{study}.1.0"))] if number == 0 else []
+            manifest.commit([*arrived, RetrieveEnded(StudyRef(study), 0, "SourceIncomplete", "it is gone")])
+        proven(manifest)
+        page: Path = read(manifest, write_dossier, tmp_path / "dossier", prefix="")
+    dom = in_browser(page, tmp_path)
+    rows = re.findall(r"<tr><td><code>([0-9.]+)</code></td><td class=\"nb\">parked</td>", dom)
+    assert (len(rows), set(rows)) == (1203, set(studies))
+    assert "missing all 25 that the PACS lists" in dom and "1.2.1.1.7" not in dom
+    assert [number for number in range(1, 25) if f"<code>1.2.0.1.{number}</code>" not in dom] == []
+    pdf = tmp_path / "report.pdf"
+    chromium(f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={pdf}", page.as_uri())
+    assert len(re.findall(rb"/Type ?/Page\b", pdf.read_bytes())) > 30
 
 
 def test_the_anonymous_edition_names_nobody_and_nothing(dossier: Path) -> None:

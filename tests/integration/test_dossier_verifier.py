@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import ast
-import contextlib
-import io
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import pytest
 
 from migrate.evidence import signing
 from tests import damaged, second_verifier
+from tests.shipped_verifier import SOURCE, copy, repaired, verify
 
 DAMAGES = int(os.environ.get("DOSSIER_DAMAGES", "100"))
 SEED = int(os.environ.get("DOSSIER_DAMAGE_SEED", "1"))
-SOURCE = Path(__file__).parents[2] / "migrate" / "reports" / "verify_dossier.py"
-PROGRAM = compile(SOURCE.read_bytes(), str(SOURCE), "exec")
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +27,6 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a dossier and a bucket."""
     folder = tmp_path_factory.mktemp("sound")
     damaged.build(folder)
-    return folder
-
-
-def verify(folder: Path, *more: str, program: CodeType = PROGRAM) -> tuple[int, str]:
-    """Exit code and output of the verifier, within this process; of the shipped one, as the dossier's may be damaged."""
-    said = io.StringIO()
-    sys.argv = ["verify_dossier.py", str(folder / "dossier"), "--objects", str(folder / "bucket"), *more]
-    try:
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            exec(program, {"__name__": "__main__", "__doc__": ""})
-    except SystemExit as ended:
-        return (ended.code if isinstance(ended.code, int) else 1 if ended.code else 0), f"{said.getvalue()}{ended.code or ''}"
-    raise AssertionError("it ends by sys.exit")
-
-
-def copy(sound: Path, to: Path) -> Path:
-    return Path(shutil.copytree(sound, to, ignore=shutil.ignore_patterns("m.db*")))
-
-
-def repaired(sound: Path, folder: Path) -> Path:
-    """The copy, with whatever was damaged as it is in the sound one."""
-    for path in (path for name in ("dossier", "bucket") for path in (sound / name).rglob("*") if path.is_file()):
-        mine = folder / path.relative_to(sound)
-        if not mine.exists() or mine.read_bytes() != path.read_bytes():
-            shutil.copyfile(path, mine)
     return folder
 
 

@@ -81,9 +81,9 @@ def test_a_revoked_window_blocks_in_later_sweeps_too(manifest: Manifest) -> None
     assert manifest.one("SELECT count(accepted_by) FROM window") == (0,)
 
 
-@pytest.mark.parametrize(("reason", "by", "code"), [("", "j.doe", "other"), ("r", " ", "other"), ("r", "j.doe", "because")])
+@pytest.mark.parametrize(("reason", "by", "code"), [("", "j.doe", "other"), ("r", " ", "other"), ("r", "j.doe", "because"), ("r\0", "j.doe", "other"), ("r", "j\0d", "other")])
 def test_a_signature_needs_a_reason_and_a_name(reason: str, by: str, code: str) -> None:
-    """Without them, or with a code that is not on the list, there is no signature."""
+    """Without them, with a code that is not on the list, or with a NUL, at which its event would end, there is no signature."""
     with pytest.raises(UsageError):
         decisions.Signature(reason, by, "", code)
 

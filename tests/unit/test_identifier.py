@@ -17,6 +17,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.tag import Tag
 
 from migrate.dicom.identifier import EXPLICIT_LE, IMPLICIT_LE, BadIdentifier, decode_identifier, encode_identifier
+from migrate.dicom.scu import clean_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # what is odd here is meant to be
 
@@ -174,3 +175,8 @@ def test_deep_nesting_is_refused() -> None:
     level = struct.pack("<HHI", 0x40, 0x275, 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
     with pytest.raises(BadIdentifier):
         decode_identifier(level * 1000, IMPLICIT_LE)
+
+
+def test_a_nul_within_a_value_does_not_end_it() -> None:
+    """Padding goes; a NUL in the middle, at which SQLite's quote() would cut the event that puts a row on record, is shown as U+FFFD."""
+    assert clean_text(b"CT\0MR \0") == "CT\ufffdMR"
