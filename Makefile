@@ -65,9 +65,12 @@ small-disk: $(VENV)/installed
 combinations: $(VENV)/installed
 	COMBINATIONS=$${COMBINATIONS:-200} $(BIN)/python -m pytest -s tests/fault/test_combinations.py
 
-# Corpora of bad PDUs and data sets, changed at random; what breaks something is kept in tests/fault/corpus.
+# Corpora of bad PDUs and data sets, changed at random, then guided by coverage (Linux); what breaks something is kept in
+# tests/fault/corpus, or lands in build/fuzz.
 fuzz: $(VENV)/installed
 	FUZZ=$${FUZZ:-200000} $(BIN)/python -m pytest --timeout 7200 tests/fault/test_corpus.py
+	$(BIN)/pip install --quiet --disable-pip-version-check "atheris>=3.0.0"
+	for kind in pdu dataset identifier toml; do $(BIN)/python -m tests.fault.fuzz $$kind -max_total_time=$${FUZZ_SECONDS:-600} || exit 1; done
 
 # What a release installs, each file with its hash, and whether anything in it has a known weakness: --strict, for what could not be
 # looked up would pass otherwise. AUDIT=osv asks another database than PyPI's.

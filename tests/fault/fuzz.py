@@ -111,10 +111,9 @@ if __name__ == "__main__":
     _folder = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     _staging = Staging(_folder / "staging", reserve_bytes=1)
     corpora = [str(found), *(str(folder) for folder in (CORPUS / kind,) if folder.is_dir())]
-    if not any(option.startswith("-merge") for option in sys.argv):
-        sys.argv += [f"-artifact_prefix={found}-", "-timeout=5", "-rss_limit_mb=600", "-max_len=4096"]
+    limits = [f"-artifact_prefix={found}-", "-timeout=5", "-rss_limit_mb=600", "-max_len=4096"]
     try:
-        atheris.Setup([sys.argv[0], *sys.argv[2:], *corpora], KINDS[kind])
+        atheris.Setup([sys.argv[0], *limits, *sys.argv[2:], *corpora], KINDS[kind])
         atheris.Fuzz()
     finally:
         shutil.rmtree(_folder, ignore_errors=True)

@@ -131,6 +131,25 @@ def test_slow_loris_ends_in_time(tmp_path: Path) -> None:
     bench.staging.close()
 
 
+def test_a_data_set_that_drips_ends_in_time(tmp_path: Path) -> None:
+    """Bytes that keep coming do not prolong the time that one data set may take; nothing of it stays."""
+    bench = Bench(tmp_path, dataset_s=0.5)
+    association = Association.request(HOST, bench.port, calling="DRIPS", called="X", contexts=[OFFER], timeout_s=5)
+    association.send_command(1, dimse.encode_command({dimse.COMMAND_FIELD: dimse.C_STORE, dimse.MESSAGE_ID: 1, dimse.DATASET_TYPE: 1, dimse.PRIORITY: 0,
+                                                      dimse.SOP_CLASS: OFFER.abstract_syntax, dimse.SOP_INSTANCE: "1.2.3"}))  # fmt: skip
+    began = time.monotonic()
+    with pytest.raises(UpperLayerError):
+        while time.monotonic() - began < 10:
+            association._send(struct.pack(">BBIIBB", 4, 0, 7, 3, 1, 0) + b"\0")
+            if association.wait(0.02):
+                association.read()
+    assert 0.5 <= time.monotonic() - began < 5
+    bench.served()
+    bench.nothing_stays()
+    bench.receiver.close()
+    bench.staging.close()
+
+
 def test_one_address_cannot_take_every_association(tmp_path: Path) -> None:
     """A flood of whole associations is turned down for now at the limit of one address, and exactly there."""
     bench = Bench(tmp_path, max_per_address=5)

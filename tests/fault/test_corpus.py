@@ -26,6 +26,7 @@ from tests.fault.test_abuse import bench as bench
 CORPUS = Path(__file__).with_name("corpus")
 PDUS = sorted((CORPUS / "pdu").glob("*.bin"))
 DATA_SETS = sorted((CORPUS / "dataset").glob("*.bin"))
+IDENTIFIERS = sorted((CORPUS / "identifier").glob("*.bin"))
 SYNTAXES = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, "1.2.840.10008.1.2.4.50")
 ROUNDS, SEED = int(os.environ.get("FUZZ", 1500)), int(os.environ.get("FUZZ_SEED", 1))
 LENGTHS = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
@@ -72,6 +73,18 @@ def test_data_sets_are_scanned() -> None:
         except BaseException:
             keep("dataset", raw)
             raise
+
+
+def test_rows_are_decoded() -> None:
+    """Every seed of a C-FIND row in both syntaxes: decoded, or refused as what it is."""
+    refused = 0
+    for raw in [path.read_bytes() for path in IDENTIFIERS]:
+        for syntax in (EXPLICIT_LE, IMPLICIT_LE):
+            try:
+                dimse.decode_identifier(raw, syntax)
+            except dimse.BadIdentifier:
+                refused += 1
+    assert 0 < refused < 2 * len(IDENTIFIERS)
 
 
 def test_data_sets_are_received(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
