@@ -1,10 +1,11 @@
 """The list of all patients of a PACS, and whether it can be shown to be whole (PS3.4 C.6.1, level PATIENT).
 
-PatientIDs are needed as keys. They live in memory, and stand in no error, log or manifest.
+PatientIDs are needed as keys; of names only a first letter is one, and none is asked for. They live in memory, and stand in no error, log or manifest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import string
 import threading
 from collections import Counter
@@ -13,9 +14,9 @@ from dataclasses import dataclass, field
 from migrate.counted import counted
 from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, QueryRefused
-from migrate.errors import Interrupted
+from migrate.errors import Interrupted, QueryFailed
 
-_PATIENT_ID, _STUDIES = dimse.PATIENT_ID, 0x00201200
+_PATIENT_ID, _NAME, _STUDIES = dimse.PATIENT_ID, 0x00100010, 0x00201200
 _WILDCARDS = frozenset("*?\\")
 _FIRST = string.digits + string.ascii_uppercase + string.ascii_lowercase + string.punctuation + " "
 _CHARACTERS = "".join(character for character in _FIRST if character not in _WILDCARDS)
@@ -62,18 +63,29 @@ class Listing:
         """Raises what asking raises, but for answers that are refused because they are too long; Interrupted."""
         rows, first = self._ask("*")
         self._walk("", rows)
-        cut_at = len(first) if self._studies.keys() - first else None
+        if not self._trouble and self._studies.keys() <= first:
+            self._ask_names()
+        later = self._studies.keys() - first
+        if later and rows is not None and first | later <= self._ask("*")[1]:
+            later = set()  # they have come meanwhile
+        cut_at = len(first) if later else None
         odd = sum(not is_askable(patient) for patient in self._studies)
         troubles = [self._trouble, _ODD.format(who=counted(odd, "patient has", "patients have")) if odd else "", _CUT.format(cuts=_cuts(cut_at)) if cut_at is not None else ""]
         askable = {patient: studies for patient, studies in sorted(self._studies.items()) if is_askable(patient)}
         return Listed(askable, ", and ".join(filter(None, troubles)), cut_at)
 
-    def _ask(self, key: str) -> tuple[int | None, set[str]]:
+    def _ask_names(self) -> None:
+        """By the first letters of names: a cap that is as large as all that PatientIDs can ask for still hides whoever has none that can."""
+        with contextlib.suppress(QueryRefused, QueryFailed):
+            for letter in string.ascii_uppercase:
+                self._ask(f"{letter}*", _NAME)
+
+    def _ask(self, key: str, tag: int = _PATIENT_ID) -> tuple[int | None, set[str]]:
         """(rows, None where they were too many for the PACS; the IDs) of one answer."""
         stop_if(self._stopped)
         rows, ids, refused = 0, set[str](), False
         try:
-            for row in self._session.find("PATIENT", {_PATIENT_ID: key}, (_PATIENT_ID, _STUDIES)):
+            for row in self._session.find("PATIENT", {tag: key}, (_PATIENT_ID, _STUDIES)):
                 patient, studies = row.get(_PATIENT_ID, ""), row.get(_STUDIES, "").strip()
                 rows += 1
                 ids.add(patient)

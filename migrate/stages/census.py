@@ -285,10 +285,13 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
 
 
 def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
-    """A whole answer without any undated study may hide them all: one other key is asked, too."""
+    """A whole answer without any undated study may hide them all, and one with a round number of rows some: one other key is asked, too."""
+    keys = sweep.cuts(window_of(row))
     if sweep.shown_only_by([row["id"]], ids(sweep.dated)):
-        return []
-    for by in sweep.cuts(window_of(row)):
+        if not _looks_like_a_cap(row["row_count"]):
+            return []
+        keys = tuple(sorted(keys, key=lambda by: by != "modality"))  # the fewest questions
+    for by in keys:
         more = _cut_family(sweep, row, by)
         if more:
             return more
@@ -296,6 +299,11 @@ def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
             hidden = sweep.shown_only_by(ids(sweep.leaves(row, by)), [row["id"], *ids(sweep.dated)])
             return _said(row, f"The question without a key hides {counted(hidden, 'study')} that {NAMES[by]} shows.", False) if hidden else []
     return []
+
+
+def _looks_like_a_cap(rows: int) -> bool:
+    """A cap is set by people: a multiple of 50, a power of two, or one less."""
+    return rows > 0 and (rows % 50 == 0 or (rows > 50 and 1 in (rows.bit_count(), (rows + 1).bit_count())))
 
 
 def _open_ends(sweep: Sweep) -> list[Outcome]:

@@ -67,6 +67,13 @@ def test_a_cap_of_any_size_is_found_and_written_down(tmp_path: Path, cap: int, s
     assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, str(cap))
 
 
+def test_a_round_number_of_rows_is_not_taken_for_all_there_is(tmp_path: Path) -> None:
+    """A cap between the number of studies with a date and that of all studies shows in no question by date: another key is asked."""
+    archive = Archive(151)  # the last one has no date
+    swept, _ = sweep_with(tmp_path, archive, ["null-dates", "silent-cap=150"])
+    assert (swept.found, swept.blocked) == (uids(archive), False)
+
+
 def test_a_single_day_behind_a_cap_is_cut_by_other_keys(tmp_path: Path) -> None:
     """Where every question of a range shows as much as the cap, that is not taken for the truth: the day is cut by time and more."""
     archive = Archive(100_000)

@@ -69,6 +69,15 @@ def test_who_may_hide_in_a_list_of_patients_blocks_until_it_is_accepted(tmp_path
     assert not patient_ids_in(tmp_path, archive, done.stderr, again.stderr)
 
 
+def test_who_hides_behind_a_cap_as_large_as_all_others_is_seen_by_name(tmp_path: Path) -> None:
+    """A list that shows all who can be asked for, and no more, is not whole: the fifth patient, whose PatientID is none, is among those whose names begin alike."""
+    archive = Archive(10)
+    swept, _ = sweep_with(tmp_path, archive, ["patient-root-only", "odd-patient-ids", "silent-cap=4"])
+    assert swept.found == {study.uid for study in archive if study.patient != 4}
+    assert swept.blocked
+    assert swept.habits["cap_patients"] == "4"
+
+
 def test_a_cap_on_the_studies_of_one_patient_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of patients with more studies than one answer shows, all are found, and the cap is the one of a single C-FIND."""
     give_each_patient(monkeypatch, 7)
