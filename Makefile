@@ -42,7 +42,7 @@ power-cuts: $(VENV)/installed
 	POWER_CUTS=$${POWER_CUTS:-50000} $(BIN)/python -m pytest -s tests/fault/test_power_cuts.py
 
 big-studies: $(VENV)/installed
-	HUGE_MIB=$${HUGE_MIB:-4200} MANY_IMAGES=$${MANY_IMAGES:-66000} $(BIN)/python -m pytest -s tests/fault/test_big_studies.py
+	TMPDIR=$${TMPDIR:-/tmp} HUGE_MIB=$${HUGE_MIB:-4200} MANY_IMAGES=$${MANY_IMAGES:-66000} $(BIN)/python -m pytest -s tests/fault/test_big_studies.py
 
 dossier-damages: $(VENV)/installed
 	DOSSIER_DAMAGES=$${DOSSIER_DAMAGES:-5000} $(BIN)/python -m pytest -s --timeout 0 tests/integration/test_dossier_verifier.py
@@ -58,7 +58,7 @@ soak: $(VENV)/installed
 
 # A staging disk of 64 MiB takes an archive of 10 GB through; needs that much room for the destination.
 small-disk: $(VENV)/installed
-	SMALL_DISK_MIB=$${SMALL_DISK_MIB:-64} SMALL_DISK_ARCHIVE_MIB=$${SMALL_DISK_ARCHIVE_MIB:-10240} \
+	TMPDIR=$${TMPDIR:-/tmp} SMALL_DISK_MIB=$${SMALL_DISK_MIB:-64} SMALL_DISK_ARCHIVE_MIB=$${SMALL_DISK_ARCHIVE_MIB:-10240} \
 	$(BIN)/python -m pytest -s --timeout 7200 tests/integration/test_disk_full.py -k small_disk
 
 # Misdeeds of the PACS and of the store, and SIGKILLs, drawn by lot, a migration each.

@@ -253,7 +253,7 @@ def test_tls_tables(tmp_path: Path, pki: Path) -> None:
     path.write_text(TOML.format(host="8.8.8.8", more=f"[source.tls]\n{table}[receiver.tls]\n{table}"))
     config = load(path)
     assert config.receiver.tls is not None and config.source.tls == replace(config.receiver.tls, verify_hostname=True)
-    (tmp_path / "us.key").chmod(0o644)
+    (tmp_path / "us.key").chmod(0o640)  # its group is others, too
     path.write_text(TOML.format(host="10.0.0.5", more='[source.tls]\nkey = "us.key"\npin = "12"\n[receiver.tls]\nca = "gone.pem"\n'))
     with pytest.raises(ConfigError) as refused:
         load(path)

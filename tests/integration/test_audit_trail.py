@@ -181,9 +181,19 @@ def test_an_audit_file_that_cannot_be_written_stops_everything(tmp_path: Path) -
         open_trail(load(tmp_path / "migrate.toml"))
 
 
-@pytest.mark.parametrize("audit", ["", 'file = "a"\nsyslog = "a:1"', 'syslog = "a:6514"', 'syslog = "a"', 'file = 1', 'fil = "a"'])
-def test_mistakes_of_the_table_are_told(tmp_path: Path, audit: str) -> None:
+@pytest.mark.parametrize(
+    ("audit", "said"),
+    [
+        ("", "needs file or syslog"),
+        (f'file = "a"\nsyslog = "a:1"\n[audit.tls]\npin = "{"0" * 64}"', "not both"),
+        ('syslog = "a:6514"', "over TLS only"),
+        ('syslog = "a"', "must be host:port"),
+        ("file = 1", "must be a text"),
+        ('fil = "a"', "did you mean file"),
+    ],
+)
+def test_mistakes_of_the_table_are_told(tmp_path: Path, audit: str, said: str) -> None:
     """Neither file nor syslog, both, no TLS, no port, and what is not known."""
     configure(tmp_path, 1, 1).open("a").write(f"[audit]\n{audit}\n")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=said):
         load(tmp_path / "migrate.toml")

@@ -159,7 +159,7 @@ def test_no_file_says_how_to_make_one(tmp_path: Path) -> None:
     assert "init" in refused.value.hint
 
 
-@pytest.mark.parametrize(("endpoint", "fine"), [("http://127.0.0.1:9000", True), ("http://localhost:9000", True), ("http://10.0.0.9", False)])
+@pytest.mark.parametrize(("endpoint", "fine"), [("http://127.0.0.1:9000", True), ("http://localhost:9000", True), ("http://10.0.0.9", False), ("http://store.example.org", False)])
 def test_plain_http_is_for_loopback(tmp_path: Path, endpoint: str, fine: bool) -> None:
     """Elsewhere it needs allow_http."""
     text = GOOD.replace('kind = "folder"\npath = "bucket"', f'kind = "s3"\nbucket = "b"\nendpoint_url = "{endpoint}"')
