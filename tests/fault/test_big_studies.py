@@ -18,7 +18,8 @@ from tests.ports import free_port
 from tests.runs import configure
 
 MIB, IMAGES = int(os.environ.get("HUGE_MIB", "100")), int(os.environ.get("MANY_IMAGES", "500"))
-_MOST_MEMORY_KIB = 300 << 10
+_MOST_MEMORY_KIB = {"huge": 120 << 10, "many": 300 << 10}
+"""Less than the huge image, so that nobody holds it."""
 
 
 def memory_kib(process: subprocess.Popen[str]) -> int:
@@ -55,4 +56,4 @@ def test_it_arrives_as_it_was_sent(tmp_path: Path, faults: tuple[str, ...]) -> N
         found = {path.stem: digest(path) for path in (tmp_path / "bucket").glob("studies/*/series/*/instances/*.dcm")}
         assert found == {sop: sha256 for _, _, sop, sha256 in pacs.holdings.truth()}
         print(f"{faults}: {len(found)} images, at most {most >> 10} MiB of memory")
-        assert 0 < most < _MOST_MEMORY_KIB
+        assert 0 < most < _MOST_MEMORY_KIB["huge" if len(faults) == 1 else "many"]
