@@ -24,14 +24,14 @@ HOSTILE = "<script>document.title='owned'</script>"
 
 
 @contextlib.contextmanager
-def fresh_manifest(folder: Path) -> Iterator[Manifest]:
-    """An empty manifest whose work is parked at the first failure."""
+def fresh_manifest(folder: Path, host: str | None = None) -> Iterator[Manifest]:
+    """An empty manifest whose work is parked at the first failure; `host` is the machine that it is on."""
     opened = Manifest(
         folder / "m.db",
         identity={"source": "a", "destination": "b", "migration": HOSTILE},
         policy=RetryPolicy(attempts=1),
     )
-    opened.begin_run("run", "op", "")
+    opened.begin_run("run", "op", "", host=host)
     yield opened
     opened.close()
 

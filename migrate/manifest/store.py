@@ -65,9 +65,9 @@ class Manifest(Writer):
         reach("identity-claimed")
 
     # -- runs
-    def begin_run(self, verb: str, operator: str, config_sha256: str) -> int:
-        """Record that a command has begun; its number stands in every event."""
-        host = socket.gethostname()
+    def begin_run(self, verb: str, operator: str, config_sha256: str, *, host: str | None = None) -> int:
+        """Record that a command has begun, on this machine unless another is named; its number stands in every event."""
+        host = host or socket.gethostname()
         with telling_disk(self.path), self.transaction():
             cursor = self.execute(
                 "INSERT INTO run(verb, operator, host, pid, version, sqlite_version, config_sha256, started_at) VALUES (?,?,?,?,?,?,?,?)",

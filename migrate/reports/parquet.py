@@ -28,11 +28,11 @@ def require() -> None:
 class ParquetTable:
     """A Parquet file being written by INSTANCE_COLUMNS; equal rows give equal bytes with the same pyarrow. NULL is null, no text is changed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, group_rows: int = _GROUP_ROWS) -> None:
         import pyarrow
         from pyarrow.parquet import ParquetWriter
 
-        self._arrow = pyarrow
+        self._arrow, self._group_rows = pyarrow, group_rows
         self._schema = pyarrow.schema([(name, pyarrow.int64() if name in _NUMBERS else pyarrow.string()) for name in INSTANCE_COLUMNS])
         self._writer = ParquetWriter(path, self._schema, compression="zstd")
         self._rows: list[tuple[Any, ...]] = []
@@ -40,13 +40,13 @@ class ParquetTable:
     def row(self, values: Iterable[Any]) -> None:
         """Add one; every so many rows they go to the disk as a group."""
         self._rows.append(tuple(values))
-        if len(self._rows) == _GROUP_ROWS:
+        if len(self._rows) == self._group_rows:
             self._flush()
 
     def _flush(self) -> None:
         columns = zip(*self._rows, strict=True)
         arrays = [self._arrow.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)]
-        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=_GROUP_ROWS)
+        self._writer.write_table(self._arrow.Table.from_arrays(arrays, schema=self._schema), row_group_size=self._group_rows)
         self._rows.clear()
 
     def __enter__(self) -> ParquetTable:

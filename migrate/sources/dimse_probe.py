@@ -16,7 +16,7 @@ from migrate.dicom import dimse, trial
 from migrate.dicom.scu import Peer, associate
 from migrate.dicom.trial import Answer, Clock, Questioner
 from migrate.model import HabitLearned
-from migrate.sources.probe_asking import CONNECT_S, DATE, FEW, PATIENT, QUESTION_S, ROWS, STUDY, Asking, Row
+from migrate.sources.probe_asking import CONNECT_S, DATE, FEW, PATIENT, QUESTION_S, ROWS, STUDY, TOTAL_S, Asking, Row
 from migrate.sources.probe_keys import ask_keys, ask_ranges, ask_undated, is_day, next_day
 from migrate.sources.probe_lists import ask_relational, first_images
 from migrate.sources.probe_sample import Sample
@@ -32,9 +32,9 @@ class DimseProbe(Asking):
     `known` are the habits that are on record already, learned by sweeps. One use each.
     """
 
-    def __init__(self, settings: SourceSettings, receiver: ReceiverConfig, known: Mapping[str, str] | None = None) -> None:
+    def __init__(self, settings: SourceSettings, receiver: ReceiverConfig, known: Mapping[str, str] | None = None, *, total_s: float = TOTAL_S) -> None:
         answer_s = min(QUESTION_S, settings.stall_s)
-        super().__init__(Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, connect_s=CONNECT_S, answer_s=answer_s))
+        super().__init__(Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, connect_s=CONNECT_S, answer_s=answer_s), total_s)
         self._settings, self._receiver = settings, receiver
         self._known = dict(known or {})
         self._moves = False

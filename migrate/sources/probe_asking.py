@@ -35,9 +35,9 @@ Row = dict[int, str]
 class Asking:
     """What has been learned and seen so far, and the association to ask over."""
 
-    def __init__(self, peer: Peer) -> None:
+    def __init__(self, peer: Peer, total_s: float = TOTAL_S) -> None:
         self.peer = peer
-        self.clock = Clock(TOTAL_S)
+        self.clock = Clock(total_s)
         self.habits: dict[str, HabitLearned] = {}
         self.questioner: Questioner | None = None
         self.base: Row = {}  # keys without which the PACS answers nothing

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,9 +19,8 @@ from tests.runs import data_sets, here, practice
 
 
 @pytest.fixture
-def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manifest]:
-    monkeypatch.setattr(socket, "gethostname", lambda: "first")
-    with fresh_manifest(tmp_path) as opened:
+def manifest(tmp_path: Path) -> Iterator[Manifest]:
+    with fresh_manifest(tmp_path, host="first") as opened:
         yield opened
 
 
@@ -30,15 +28,14 @@ def looked(manifest: Manifest, kind: str, files: int) -> None:
     manifest.commit([Noted(kind, json.dumps({"files": files, "bytes": 100 * files, "quarantined": 0}))])
 
 
-def test_bytes_belong_to_the_machine_that_received_them(manifest: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bytes_belong_to_the_machine_that_received_them(manifest: Manifest, tmp_path: Path) -> None:
     """What a killed machine received and another one proved may still lie there; the other one's own is released, and its folder empty."""
     planned(manifest, "1.1", "1.1.1", "1.1.2", "1.1.3")
     looked(manifest, "staging opened", 0)
     manifest.commit([came(received("1.1", "1.1.1"))])
     proven(manifest)
     manifest.commit([came(received("1.1", "1.1.2"))])  # and is killed: no run ended
-    monkeypatch.setattr(socket, "gethostname", lambda: "second")
-    manifest.begin_run("run", "op", "")
+    manifest.begin_run("run", "op", "", host="second")
     looked(manifest, "staging opened", 0)
     manifest.commit([came(received("1.1", "1.1.3"))])
     proven(manifest)

@@ -134,28 +134,26 @@ def silent_pacs() -> Iterator[int]:
             association.close()
 
 
-def test_a_silent_pacs_costs_no_more_than_the_time_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_pacs_costs_no_more_than_the_time_there_is() -> None:
     """Where nothing is answered, everything that an answer would tell is unknown, within the limit, which is below two minutes."""
     assert TOTAL_S < 110
-    monkeypatch.setattr("migrate.sources.probe_asking.TOTAL_S", 6.0)
     with silent_pacs() as port:
         began = time.monotonic()
-        habits = DimseProbe(SourceSettings("127.0.0.1", port, "SILENT"), ReceiverConfig(port=free_port())).run(None)
+        habits = DimseProbe(SourceSettings("127.0.0.1", port, "SILENT"), ReceiverConfig(port=free_port()), total_s=6.0).run(None)
         took_s = time.monotonic() - began
     assert took_s < 16
     told = {habit.name for habit in habits if habit.value != "unknown"}
     assert told <= {"study_root", "patient_root", "associations"}
 
 
-def test_a_slow_pacs_keeps_within_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_pacs_keeps_within_the_limit(tmp_path: Path) -> None:
     """One row a second: the time is kept, and what could be told is told."""
-    monkeypatch.setattr("migrate.sources.probe_asking.TOTAL_S", 15.0)
     with practice(tmp_path, "slow-answers=1", studies=60):
         from migrate.config import load
 
         config = load(tmp_path / "migrate.toml")
         began = time.monotonic()
-        habits = {habit.name: habit.value for habit in DimseProbe(config.source, config.receiver).run(None)}
+        habits = {habit.name: habit.value for habit in DimseProbe(config.source, config.receiver, total_s=15.0).run(None)}
         took_s = time.monotonic() - began
     assert took_s < 25
     assert habits["study_root"] == "FIND MOVE" and habits["ff01"] == "no"
