@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from migrate.jobs.reconcile import chosen_studies
 from migrate.lists.exceptions import read_exemptions, refuse
 from migrate.lists.studies import read_list
 from migrate.manifest import decisions
+from migrate.reports import status as status_of
 
 
 @verb("retry")
@@ -29,8 +31,10 @@ def retry(config_path: Path, error: str | None, studies: tuple[str, ...]) -> int
     """
     with Migration(load(config_path), "retry", create=False) as migration:
         count = decisions.retry(migration.manifest, error, studies)
+        parked = Counter(str(study["error"]) for study in status_of(migration.queue.connection)["parked"]) if error and not count else {}
         migration.exit_code = 0
-    click.echo(f"{counted(count, 'study')} put back." if count else f"Nothing is parked{f' with the error {error}' if error else ''}.")
+    others = f", but with {', '.join(f'{name} ({number:,})' for name, number in sorted(parked.items()))}" if parked else ""
+    click.echo(f"{counted(count, 'study')} put back." if count else f"Nothing is parked{f' with the error {error}{others}' if error else ''}.")
     return 0
 
 

@@ -15,13 +15,14 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.counted import counted
 from migrate.destinations import shared_destination
 from migrate.errors import DestinationError, PacsMigrateError
 from migrate.evidence.sampling import Stratum
 from migrate.host import stop_signals
+from migrate.jobs.migration import Migration
 from migrate.jobs.verification import Choice, Looked, drawn
 from migrate.manifest import Effects
 from migrate.manifest.population import Population
@@ -32,9 +33,6 @@ from migrate.sources import open_source
 from migrate.sources.probe_sample import differing_tags
 from migrate.stages.checking import Handout
 from migrate.staging.area import Staging, hash_file
-
-if TYPE_CHECKING:
-    from migrate.jobs.migration import Migration
 
 COMPARED = "source compared"
 """The kind of the events that hold results."""

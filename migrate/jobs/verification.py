@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.counted import counted
 from migrate.destinations import shared_destination
@@ -20,14 +20,12 @@ from migrate.errors import Interrupted, PacsMigrateError
 from migrate.evidence import sampling
 from migrate.evidence.sampling import Draw, Slice, Stratum
 from migrate.host import stop_signals
+from migrate.jobs.migration import Migration
 from migrate.manifest.population import Population
 from migrate.model import DestinationLost, InstanceVerified, Item, Noted, Outcome, Proof
 from migrate.pipeline import Pipeline
 from migrate.scheduling import Stage
 from migrate.stages import checking
-
-if TYPE_CHECKING:
-    from migrate.jobs.migration import Migration
 
 VERIFIED = "destination verified"
 """The kind of the events that hold results."""
@@ -228,6 +226,7 @@ def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], 
     population = Population(migration.queue.connection, prefix=migration.prefix, part=choice.part)
     strata = population.strata()
     result = Result(choice, strata, choice.wanted(strata))
+
     def committed(facts: list[Outcome]) -> None:
         walk.committed(facts)
         progress(result.checked.total(), result.sample)

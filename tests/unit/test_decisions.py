@@ -14,7 +14,7 @@ from migrate.lists.exceptions import Row, read_exemptions, refuse
 from migrate.manifest import Manifest, decisions
 from migrate.model import RetrieveEnded, StudyRef, StudyState, Window, WindowAnswered, WindowJudged, WindowsPlanned
 from tests.filled import planned, swept
-from tests.runs import configure
+from tests.runs import called, configure
 
 STUDY = "1.2"
 
@@ -29,6 +29,15 @@ def short_of(manifest: Manifest, *sops: str) -> None:
     for _ in range(2):
         manifest.commit([RetrieveEnded(StudyRef(STUDY), 0)])
     assert stands(manifest) == "parked"
+
+
+def configured(folder: Path, manifest: Manifest) -> Path:
+    """A configuration to which this manifest belongs."""
+    path = configure(folder, 1, 1, migration=f'manifest = "{manifest.path}"')
+    config = load(path)
+    for key, value in (("source", config.source_identity), ("destination", open_destination(config.destination).identity)):
+        manifest.connection.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+    return path
 
 
 def test_one_instance_can_be_signed_for(manifest: Manifest) -> None:
@@ -127,10 +136,7 @@ def test_a_list_is_signed_whole_or_not_at_all(manifest: Manifest, tmp_path: Path
     short_of(manifest, "1.2.1.1", "1.2.1.2")
     swept(manifest, "1.9")
     manifest.end_run(0)
-    config = configure(tmp_path, 1, 1, migration=f'manifest = "{manifest.path}"')
-    signature = ["--reason", "gone", "--by", "j.doe", "--config", str(config)]
-    manifest.connection.execute("UPDATE meta SET value = ? WHERE key = 'source'", (load(config).source_identity,))
-    manifest.connection.execute("UPDATE meta SET value = ? WHERE key = 'destination'", (open_destination(load(config).destination).identity,))
+    signature = ["--reason", "gone", "--by", "j.doe", "--config", str(configured(tmp_path, manifest))]
     (tmp_path / "list.csv").write_text("study,instance\n1.2,1.2.1.1\n1.2,1.2.1.2\n1.9,\n1.2,1.2.1.9\n", encoding="utf-8")
     with pytest.raises(UsageError, match=r"(?s)line 4: the study is not parked but found.*line 5: nothing of this instance"):
         cli.main(["accept", "--file", str(tmp_path / "list.csv"), *signature], standalone_mode=False)
@@ -138,3 +144,15 @@ def test_a_list_is_signed_whole_or_not_at_all(manifest: Manifest, tmp_path: Path
     (tmp_path / "list.csv").write_text("study,instance\n1.2,1.2.1.1\n1.2,1.2.1.2\n", encoding="utf-8")
     cli.main(["accept", "--file", str(tmp_path / "list.csv"), *signature], standalone_mode=False)
     assert (manifest.one("SELECT count(*) FROM acceptance"), stands(manifest)) == ((2,), "accepted")
+
+
+def test_an_error_with_which_nothing_is_parked_is_answered_with_those_that_are(tmp_path: Path, manifest: Manifest) -> None:
+    """Who mistypes a class reads which there are; the study stays parked until the right one is named."""
+    short_of(manifest, "1.2.1.1")
+    manifest.end_run(0)
+    configured(tmp_path, manifest)
+    assert called(tmp_path, "retry", "--error", "SourceIncomplet") == (
+        0, "Nothing is parked with the error SourceIncomplet, but with SourceIncomplete (1).\n", "")  # fmt: skip
+    assert stands(manifest) == "parked"
+    assert called(tmp_path, "retry", "--error", "SourceIncomplete")[1] == "1 study put back.\n"
+    assert called(tmp_path, "retry", "--error", "SourceIncomplete")[1] == "Nothing is parked with the error SourceIncomplete.\n"
