@@ -29,7 +29,7 @@ from migrate.model import (  # isort: skip
 SEALED = {
     "instances.csv.gz": ("study", "series", "sop", "copy", "state", "size_bytes", "dataset_sha256", "file_sha256", "crc64nvme", "sop_class",
                          "transfer_syntax", "key", "version", "proof", "notes", "staged_at", "stored_at", "verified_at", "staged_seal",
-                         "stored_seal", "verified_seal", "pixel_crc64", "checksum", "beside", "listed", "conflict"),
+                         "stored_seal", "verified_seal", "pixel_crc64", "checksum", "beside", "listed", "conflict", "modality"),
     "events.csv.gz": ("id", "at", "run", "kind", "study", "series", "sop", "detail"),
     "seals.csv.gz": ("id", "at", "run", "operator", "host", "version", "last_event", "steps", "sha256"),
     "studies.csv": ("study", "state", "date", "modalities", "claimed_instances", "listed_instances", "expected", "staged", "stored", "verified",

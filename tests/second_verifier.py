@@ -186,7 +186,9 @@ def _rows_against_log(tables: dict[str, list[dict[str, str | None]]]) -> None:
         for row in tables["instances.csv.gz"] for name in ("conflict", "beside") if row["copy"] is None and row[name] != "0"
     }  # fmt: skip
     demand(marked == marks, "what is in conflict, and what lies beside")
+    of_series: dict[object, str | None] = {}
     for row in tables["instances.csv.gz"]:
+        demand(of_series.setdefault((row["study"], row["series"]), row["modality"]) == row["modality"], "one modality of a series")
         flags = (row["listed"], row["conflict"], row["beside"])
         demand(flags == (None, None, "1") if row["copy"] else set(flags) <= {"0", "1"}, "flags")
     keys = [(str(row["study"]), str(row["series"]), str(row["sop"]), row["copy"] or "") for row in tables["instances.csv.gz"]]
@@ -305,19 +307,17 @@ def _complete(tables: dict[str, list[dict[str, str | None]]]) -> bool:
 
 
 def _report(folder: Path, tables: dict[str, list[dict[str, str | None]]]) -> None:
-    report = json.loads((folder / "report.json").read_text())
+    report = json.loads((folder / "report.json").read_text(), object_pairs_hook=_once)
     first = [row for row in tables["instances.csv.gz"] if row["copy"] is None]
     kinds = collections.Counter("conflict" if row["conflict"] == "1" else "unexpected" if row["listed"] != "1" else row["state"] for row in first)
     kinds["quarantined"] = sum(event["kind"] == "file quarantined" for event in tables["events.csv.gz"])
     size = {name: sum(int(row["size_bytes"] or 0) for row in first if row["state"] in states) for name, states in
             (("staged", ("staged", "stored")), ("verified", ("verified",)))}  # fmt: skip
     studies = collections.Counter(row["state"] for row in tables["studies.csv"])
-    proofs = collections.Counter(row["proof"] for row in first)
-    right = {"instances": kinds, "studies": studies, "proof": proofs}
+    right = {"instances": kinds, "studies": studies, "proof": collections.Counter(row["proof"] for row in first)}
     demand(all(count == counted[name] for of, counted in right.items() for name, count in report[of].items()), "counts")
     demand(report["bytes"] == size and len(report["exceptions"]) == len(tables["exceptions.csv"]), "bytes and exceptions")
     demand(report["generated_at"] == _iso(tables["seals.csv.gz"][-1]["at"]), "the report's time")
-    demand(json.loads((folder / "report.json").read_text(), object_pairs_hook=_once)["exceptions"] is not None, "a name twice")
     complete = _complete(tables) and not any(each["blocks"] and not each["window"] for each in report["enumeration"]["suspicious"])
     demand(report["complete"] == complete, "the verdict")
     for name in ("report.html", "report-anonymous.html"):

@@ -164,7 +164,7 @@ class Check:
         for file in self.numbered("file quarantined", None):
             signed = [values[1:] for number, _, values in self.numbered("quarantine row", None) if number == file[0] and values[1]]
             self.counts["open"] += not signed
-            loose = {"study": None, "state": "accepted" if signed else "quarantined", "error": "Quarantined", "detail": None, "attempts": 0}
+            loose = {"study": None, "state": "accepted" if signed else "quarantined", "error": "Quarantined", "detail": None, "attempts": "0"}
             self.exception(loose, {}, [file], signed)
         self.same("exceptions.csv", "", {"at its end": next(self.exceptions or iter(()), None)}, {"at its end": None})
         for kind, key in self.scratch.execute("SELECT kind, key FROM last WHERE kind IN ('state', ?, ?)", tuple(FLAGS.values())):
@@ -176,11 +176,12 @@ class Check:
 
     def study(self, study, rows):
         """A study's instances under their seals, what the log says of it, its entry in the tree; an exception, if it is one."""
-        uid, states, leaves, listed = study["study"], collections.Counter(), [], []
+        uid, states, leaves, listed, modalities = study["study"], collections.Counter(), [], [], {}
         under = self.scratch.execute("SELECT line, seal FROM back WHERE study = ?", (uid,)).fetchall()
         given_up, named = study["state"] in ("parked", "accepted"), {"missing": [], "unexpected": [], "conflict": []}
         for _, row in rows:
             under += steps(row)
+            self.same(f"instance {row['sop']}", "modality ", row, {"modality": modalities.setdefault(row["series"], row["modality"])})
             if row["copy"] is None:
                 states[row["state"]] += 1
                 listed += [line(row["series"], row["modality"] or "", row["sop"])] if row["listed"] == "1" else []
@@ -211,22 +212,20 @@ class Check:
         self.exception(study, named, self.numbered("file quarantined", uid), signed)
 
     def exception(self, study, named, files, signed):
-        """What has to be said of a study, or of a file of none: the next row of exceptions.csv, the next entry of report.json."""
+        """What has to be said of a study, or of a file of none: the next row of exceptions.csv."""
         self.counts["instances", "quarantined"] += len(files)
         if study["state"] == "migrated" and study["error"] is None and not files and not any(named.values()):
             return
-        entry = {name: study[name] for name in ("study", "state", "error", "detail")} | {"attempts": int(study["attempts"])}
+        self.counts["exceptions"] += 1
+        entry = {name: study[name] for name in ("study", "state", "error", "detail", "attempts")} | {"accepted_by": None, "reason": None}
         words = [f"q{number}: {values[2]}; UIDs as sent: {values[3]}." for number, _, values in files]
         words += [f"The PACS lists {each}, which is no UID." for each in json.loads(self.last("rows without a UID", study["study"]) or "[]")]
         entry["detail"] = " ".join(filter(None, (study["detail"], *words))) if words else study["detail"]
-        entry |= {kind: sorted(named.get(kind, ())) for kind in ("missing", "unexpected", "conflict")}
-        entry["quarantined"] = [sop or f"q{number}" for number, sop, _ in files]
+        entry |= {kind: " ".join(sorted(named.get(kind, ()))) or None for kind in ("missing", "unexpected", "conflict")}
+        entry["quarantined"] = " ".join(sop or f"q{number}" for number, sop, _ in files) or None
         entry |= {name: "; ".join(dict.fromkeys(each)) for name, each in zip(("accepted_by", "reason"), zip(*signed, strict=True), strict=False)}
-        self.counts["exceptions"] += 1
-        cells = {name: " ".join(each) or None if isinstance(each, list) else each for name, each in entry.items()}
-        right = {"accepted_by": None, "reason": None} | cells | {"attempts": str(study["attempts"])}
-        if self.exceptions and (row := next(self.exceptions, None)) != right:
-            self.wrong("exceptions.csv", f"says {row}; the sealed tables give {right}; what follows was not compared")
+        if self.exceptions and (row := next(self.exceptions, None)) != entry:
+            self.wrong("exceptions.csv", f"says {row}; the sealed tables give {entry}; what follows was not compared")
             self.exceptions = None
 
     def documents(self):
