@@ -72,12 +72,13 @@ class Queue:
         enough = 1 if self.habits().get("ignores_date") == "yes" else 3
         return bool(windows >= enough and outside > 2 * inside)
 
-    def shown_only_by(self, these: Iterable[int], others: Iterable[int]) -> int:
-        """How many studies these windows showed, fitting their question, that the others did not."""
+    def shown_only_by(self, these: Iterable[int], others: Iterable[int], *, dated: bool = False) -> int:
+        """How many studies these windows showed, fitting their question, that the others did not; `dated`: of those with a date."""
         count: int = self.connection.execute(
             "SELECT count(DISTINCT study_id) FROM sighting WHERE window_id IN (SELECT value FROM json_each(?)) AND outside = 0 "
-            "AND study_id NOT IN (SELECT study_id FROM sighting WHERE window_id IN (SELECT value FROM json_each(?)))",
-            (json.dumps(list(these)), json.dumps(list(others))),
+            "AND study_id NOT IN (SELECT study_id FROM sighting WHERE window_id IN (SELECT value FROM json_each(?))) "
+            "AND (? OR (SELECT date FROM study WHERE id = study_id) IS NOT NULL)",
+            (json.dumps(list(these)), json.dumps(list(others)), not dated),
         ).fetchone()[0]
         return count
 

@@ -22,6 +22,7 @@ FAULTS: dict[str, str] = {
     "refuse-open-ranges": "refuses (A900) a StudyDate range without a first or a last day",
     "ignore-open-ranges": "ignores a StudyDate range without a first or a last day",
     "open-range-as-day": "takes a StudyDate range without a first or a last day for the one day that it names",
+    "no-ranges": "finds nothing for a StudyDate range",
     "no-day-range": "finds nothing for a StudyDate range of a single day",
     "ignore-time": "ignores the StudyTime key",
     "ignore-modality": "ignores the ModalitiesInStudy key",

@@ -154,7 +154,9 @@ class Find:
         if asked is None:
             return
         day, is_range = asked[0] or asked[1], "-" in query.keys[matching.DATE]
-        if not all(asked):
+        if is_range and "no-ranges" in self.conduct:
+            query.keys[matching.DATE] = "00010101"
+        elif not all(asked):
             if "refuse-open-ranges" in self.conduct:
                 raise BadQuery("an open range")
             if "ignore-open-ranges" in self.conduct:

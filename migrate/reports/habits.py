@@ -40,7 +40,7 @@ _WORDS: dict[tuple[str, str], Words] = {
     ("day_range", "no"): Words(ask="Why does a StudyDate range of one day show other studies than the day itself?"),
     ("day_range", "refused"): Words(ask="Which range syntax does StudyDate take?"),
     ("open_range", "no"): Words(
-        "Closed ranges are asked for as well; the question without a key has to show what the open ones do not.", "How are StudyDate ranges with an open end matched?"
+        "Closed ranges are asked for in their place, from the year 1 and up to 9999.", "How are StudyDate ranges with an open end matched?"
     ),
     ("open_range", "refused"): Words("Studies before 1970 are asked for in a closed range, or shown by the question without a key."),
     ("counters", "wrong"): Words(

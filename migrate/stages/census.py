@@ -120,7 +120,7 @@ def _said(row: Row, suspicion: str, blocks: bool) -> list[Outcome]:
 
 def _ask_without_date(sweep: Sweep) -> list[Outcome]:
     """Where the date does not count, bounds do not either: the question without a key is compared with its parts, as in a sweep of everything."""
-    if not sweep.ignores_date or sweep.keyless is not None:
+    if not sweep.no_dates or sweep.keyless is not None:
         return []
     return [WindowsPlanned(sweep.number, (Window(None, None, "all"),))]
 
@@ -130,7 +130,7 @@ def _cut_failed(sweep: Sweep) -> list[Outcome]:
 
     While no date at all was answered, of one window only.
     """
-    failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED or (_shows_others(row) and not sweep.ignores_date)]
+    failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED or (_shows_others(row) and not sweep.no_dates)]
     smaller = [row for row in failed if by_date(window_of(row)) and not is_far(window_of(row))]
     if not any(row["state"] == WindowState.ANSWERED for row in sweep.roots()):  # what a day's parts by other keys show tells nothing of dates
         if len(smaller) < len(failed) and any(row["lo"] and row["lo"] == row["hi"] for row in failed):
@@ -147,7 +147,7 @@ def _shows_others(row: Row) -> bool:
 def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
     """The largest answer of all is that without a key; what it lacks of the others it was capped of, or has come or gone since."""
     row = sweep.keyless
-    if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.ignores_date or sweep.keyless_shows_all:
+    if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.no_dates or sweep.keyless_shows_all:
         return []
     again = sweep.again(row)
     if not again:
@@ -163,7 +163,7 @@ def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
 
 def _prove_top(sweep: Sweep) -> list[Outcome]:
     """The largest answers by date are compared with their parts, where no larger one without a key has shown them to be whole."""
-    if sweep.ignores_date and sweep.keyless is not None and sweep.keyless["state"] == WindowState.ANSWERED:
+    if sweep.no_dates and sweep.keyless is not None and sweep.keyless["state"] == WindowState.ANSWERED:
         return []  # it is cut by other keys below, which compares it
     if sweep.unproven is None:
         return []
@@ -177,7 +177,7 @@ def _cut_capped(sweep: Sweep) -> list[Outcome]:
     """Windows with as many rows as the cap are cut by date; single days, and what failed for good, by other keys."""
     outcomes: list[Outcome] = []
     roots = sweep.roots()
-    if sweep.ignores_date:  # they are all the same question: one will do, and none where there is one without a key
+    if sweep.no_dates:  # they are all the same question: one will do, and none where there is one without a key
         roots = [] if sweep.keyless is not None else sorted(roots, key=lambda row: row["row_count"] or 0)[-1:]
     for row in roots:
         failed = row["state"] == WindowState.FAILED
@@ -256,8 +256,8 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
     trouble = "The question without a key is not answered whole"
     if answered and sweep.capped(row):
         trouble = f"The PACS caps its answers at {sweep.cap} rows"
-    elif answered and sweep.ignores_date:
-        trouble = "The PACS ignores the date key"
+    elif answered and sweep.no_dates:
+        trouble = "The PACS ignores the date key" if sweep.ignores_date else "The PACS does not match ranges of dates"
     elif answered:
         trouble = "The question without a key shows less than those by date, or nothing narrower shows whether it is capped"
     seen: list[int] = []
@@ -268,7 +268,7 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
         if sweep.whole(row, by):
             leaves = ids(sweep.leaves(row, by))
             reference = [*sweep.now(sweep.dated), *sweep.now([row])]
-            if answered and not sweep.capped(row) and sweep.ignores_date and sweep.shown_only_by(leaves, [*reference, row["id"]]):
+            if answered and not sweep.capped(row) and sweep.no_dates and sweep.shown_only_by(leaves, [*reference, row["id"]]):
                 return learned_cap(row, (), f"without a key, and questions by {NAMES[by]} show more")
             seen += leaves
             if not sweep.shown_only_by(reference, leaves):
@@ -302,8 +302,8 @@ def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
 
 
 def _looks_like_a_cap(rows: int) -> bool:
-    """A cap is set by people: a multiple of 50, a power of two, or one less."""
-    return rows > 0 and (rows % 50 == 0 or (rows > 50 and 1 in (rows.bit_count(), (rows + 1).bit_count())))
+    """A cap is set by people: a multiple of 50, a power of two, or one less; and none is larger than 100,000."""
+    return 0 < rows <= 100_000 and (rows % 50 == 0 or (rows > 50 and 1 in (rows.bit_count(), (rows + 1).bit_count())))
 
 
 def _open_ends(sweep: Sweep) -> list[Outcome]:

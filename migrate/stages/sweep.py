@@ -23,14 +23,17 @@ NAMES: dict[PartBy, str] = {
 
 
 class Sweep:
-    """The windows of a sweep as they stand in the manifest, with comparisons of what they showed."""
+    """The windows of a sweep as they stand in the manifest, with comparisons of what they showed.
+
+    `no_dates`: questions by date do not count, since most of what they show does not fit, or most of what others show with a date is missing.
+    """
 
     def __init__(
         self,
         number: int,
         rows: Sequence[Row],
         habits: Mapping[str, str],
-        shown_only_by: Callable[[Iterable[int], Iterable[int]], int],
+        shown_only_by: Callable[..., int],
     ) -> None:
         self.number, self.rows, self.habits, self.shown_only_by = number, rows, habits, shown_only_by
         self.cap = int(habits["cap"]) if "cap" in habits else None
@@ -47,13 +50,18 @@ class Sweep:
         self.most: int = max((row["study_count"] for row in rows if row["study_count"] is not None), default=0)
         closed = [row for row in self.dated if row["lo"] and row["hi"]]  # many a PACS ignores open ranges alone
         outside = sum(row["outside_count"] for row in closed)
-        self.ignores_date = outside > sum(row["study_count"] for row in closed) - outside
+        inside = sum(row["study_count"] for row in closed) - outside
+        self.ignores_date = outside > inside
+        others = [row["id"] for row in rows if row["axis"] != "date" and row["state"] == WindowState.ANSWERED]
+        one_by_one = any(window_of(row).share for row in rows)  # then questions by date are for a few patients only
+        self.misses_dates = not one_by_one and shown_only_by(others, ids(self.dated), dated=True) > inside
+        self.no_dates = self.ignores_date or self.misses_dates
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
 
     def cuts(self, window: Window) -> tuple[PartBy, ...]:
         """The keys to cut a window by. What is known to be ignored, refused or not found comes last; where dates do not count, first comes
         the key that has shown everything before, then those that are known to show studies without a date. Habits spare questions, and are no proof."""
-        keys = cuts(window, ignores_date=self.ignores_date)
+        keys = cuts(window, ignores_date=self.no_dates)
         of_keyless = window.axis == "all"
         shows_undated = set(self.habits.get("undated", "").split(", ")) if of_keyless else set()
 
@@ -67,7 +75,7 @@ class Sweep:
     def keyless_shows_all(self) -> bool:
         """The question without a key was answered, and shows everything that any question by date has shown."""
         row = self.keyless
-        if row is None or row["state"] != WindowState.ANSWERED or self.capped(row) or self.ignores_date:
+        if row is None or row["state"] != WindowState.ANSWERED or self.capped(row) or self.no_dates:
             return False
         return not self.shown_only_by(self.now(self.dated), [row["id"], *ids(self.again(row))])
 

@@ -127,6 +127,15 @@ def test_answers_that_break_off_again_and_again_hide_nothing_and_block_nothing(t
     assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, "5")
 
 
+@pytest.mark.parametrize("bounds", ["", "from = 2010-01-01"])
+def test_ranges_that_find_nothing_are_no_proof_of_anything(tmp_path: Path, bounds: str) -> None:
+    """Where other questions show more dated studies than all questions by date, dates do not count: a capped answer is not taken for all because no date shows more."""
+    archive = Archive(60)
+    with PracticePacs(archive, faults=("no-ranges", "silent-cap=17")) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more=bounds))
+    assert (swept.found, swept.blocked) == ({study.uid for study in archive if not bounds or study.date >= "20100101"}, False)
+
+
 def test_a_range_names_what_it_leaves_out(tmp_path: Path) -> None:
     """With from and to, studies without a date are on record as excluded, and those outside the range are not taken."""
     archive = Archive(24)
