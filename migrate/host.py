@@ -59,6 +59,11 @@ def give_back_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
+def reason(error: OSError) -> str:
+    """What the system says of its refusal, without the address that Python adds to it while binding a socket."""
+    return (error.strerror or str(error)).partition(" (while attempting")[0]
+
+
 def try_lock(fd: int) -> bool:
     """Take an exclusive lock on an open file that dies with the process; False if another process holds it."""
     if fcntl is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import signal
 import socket
 import sys
@@ -16,8 +17,8 @@ from migrate.cli.frame import EXIT_CODES, load, log_to_stderr
 from migrate.cli.moving import run_migration
 from migrate.config import EXAMPLE
 from migrate.counted import counted
-from migrate.errors import PortInUse, UsageError
-from migrate.host import STOP_SIGNALS
+from migrate.errors import Interrupted, PortInUse, UsageError
+from migrate.host import STOP_SIGNALS, reason
 from migrate.manifest.file import open_reader
 from migrate.practice.faults import DEFAULTS, FAULTS
 from migrate.practice.pacs import PracticePacs
@@ -56,7 +57,7 @@ path = "bucket"
 def demo(keep: Path | None, studies: int) -> int:
     """Migrate a practice PACS into a folder: the whole job.
 
-    Needs nothing but this package: no PACS, no bucket, no configuration. Ends with the path of the report.
+    Needs nothing but this package: no PACS, no bucket, no configuration. Ends with the path of the report, which is all that stays without --keep.
     """
     log_to_stderr(0)
     folder = (keep or Path(tempfile.mkdtemp(prefix="pacs-migrate-demo-"))).resolve()
@@ -69,13 +70,22 @@ def demo(keep: Path | None, studies: int) -> int:
         path.write_text(_DEMO.format(pacs=pacs.port, receiver=receiver_port, studies=studies), encoding="utf-8")
         config = load(path)
         click.echo(f"A practice PACS with {counted(studies, 'synthetic study')} is migrated into {folder / 'bucket'}.", err=True)
-        code = run_migration(config)
+        try:
+            code = run_migration(config)
+        except Interrupted as error:
+            raise Interrupted(str(error), hint=f"The practice PACS ends with its demo: remove {folder}, and begin anew.") from error
     reader = open_reader(config.manifest)
     document = status_of(reader)
     click.echo(status_text(document, why=what_is_open(reader, document["studies"])))
     if keep is not None:
         click.echo(f"Every other verb can be tried with --config {path}; its first lines say how to start this practice PACS again.")
-    click.echo(f"Report: {write_report(reader, folder / 'report')}")
+    page = write_report(reader, folder / "report")
+    reader.close()
+    if keep is None and code == 0:  # nobody looks for the rest of it in a temporary folder
+        for each in folder.iterdir():
+            if each != page.parent:
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+    click.echo(f"Report: {page}")
     return code
 
 
@@ -139,7 +149,7 @@ def practice_pacs(host: str, port: int, ae_title: str, studies: int, seed: int, 
     try:
         pacs.start()
     except OSError as error:
-        raise PortInUse(f"Port {port} on {host} cannot be used: {error.strerror}.", hint="Choose another --port.") from error
+        raise PortInUse(f"Port {port} on {host} cannot be used: {reason(error)}.", hint="Choose another --port.") from error
     click.echo(f"{ae_title} listens on {host}:{pacs.port} with {counted(studies, 'study')}.")
     sys.stdout.flush()
     stop.wait()

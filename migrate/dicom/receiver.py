@@ -28,6 +28,7 @@ from migrate.dicom.upper_layer import AssociateRequest, Association, ProposedCon
 from migrate.dicom.wire import UpperLayerError
 from migrate.errors import PortInUse
 from migrate.failpoints import reach
+from migrate.host import reason
 from migrate.model import is_uid
 from migrate.staging.area import Staging
 
@@ -78,7 +79,7 @@ class Receiver:
             self._listener = socket.create_server((host, port), family=family, backlog=128)
         except OSError as error:
             hint = None if error.errno == errno.EADDRINUSE else "Choose another host or port under [receiver]."
-            raise PortInUse(f"Cannot listen on {host}:{port}: {error.strerror or error}.", hint=hint) from error
+            raise PortInUse(f"Cannot listen on {host}:{port}: {reason(error)}.", hint=hint) from error
         self.port = self._listener.getsockname()[1]
         self._listener.settimeout(0.5)
         listen = threading.Thread(target=self._listen, name="receive-listen", daemon=True)

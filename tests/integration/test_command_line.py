@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from migrate.cli.frame import EXIT_CODES
 from migrate.manifest import Manifest
 from tests.runs import called, command, configure
 from tests.small_disk import small_disk
+from tests.waiting import until
 
 CLI_PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -139,3 +142,39 @@ def test_a_preflight_on_a_full_disk_has_findings(tmp_path: Path) -> None:
     findings = {each["name"]: each for each in json.loads(said.stdout)["findings"]}
     assert [findings[name]["level"] for name in ("disk", "manifest")] == ["fail", "fail"]
     assert "full" in findings["manifest"]["detail"] and findings["manifest"]["hint"] and "clock" in findings
+
+
+def test_of_a_demo_without_a_folder_the_report_stays(tmp_path: Path) -> None:
+    """The path that it ends with is there, and the rest of it is gone."""
+    done = subprocess.run([sys.executable, "-m", "migrate", "demo", "--studies", "2"], capture_output=True, text=True, timeout=60,
+                          env={**os.environ, "TMPDIR": str(tmp_path)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = Path(done.stdout.splitlines()[-1].removeprefix("Report: "))
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    (folder,) = tmp_path.iterdir()
+    assert list(folder.iterdir()) == [page.parent]
+
+
+def test_an_interrupted_demo_says_how_to_begin_anew(tmp_path: Path) -> None:
+    """Its practice PACS is gone with it, so that the same command could not go on."""
+    start = [sys.executable, "-m", "migrate", "demo", "--studies", "3000", "--keep", str(tmp_path / "demo")]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: any((tmp_path / "demo" / "bucket" / "studies").glob("*/series/*/instances/*")), 60.0, during=process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"remove {tmp_path / 'demo'}, and begin anew" in said and "same command" not in said
+
+
+def test_a_port_in_use_is_said_once(tmp_path: Path) -> None:
+    """Exit 22, with the address and what the system says, and nothing of Python's words for it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert called_plainly("practice-pacs", "--port", port) == (22, f"Error: Port {port} on 127.0.0.1 cannot be used: Address already in use.\n"
+                                                                        "Hint:  Choose another --port.\n")  # fmt: skip
+
+
+def called_plainly(*words: str) -> tuple[int, str]:
+    """A verb without a configuration: exit code and stderr."""
+    done = subprocess.run([sys.executable, "-m", "migrate", *words], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import re
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     assert (config.manifest, config.staging) == (tmp_path / "manifests/m.db", tmp_path / "staging")
     assert config.destination == FolderSettings(tmp_path / "bucket")
     assert config.receiver.allow == ("127.0.0.1",)
+    assert config.operator == getpass.getuser()
     assert len(config.sha256) == 64
 
 
