@@ -13,7 +13,7 @@ from migrate.model import SHARE
 # Parts are judged with the window that they are parts of, and questions that only compare, with what they are compared with.
 _WINDOWS = """
 SELECT id, suspicion, blocks, accepted_by, accepted_reason FROM window
-WHERE (sweep = :sweep OR sweep = (SELECT max(sweep) FROM window WHERE purpose = 'look') AND purpose = 'look') AND suspicion IS NOT NULL AND (blocks = 1 OR (
+WHERE (sweep = :sweep OR sweep = (SELECT max(sweep) FROM window WHERE purpose = 'look' AND axis = 'all') AND purpose = 'look') AND suspicion IS NOT NULL AND (blocks = 1 OR (
   state IN (0, 1, 2) AND (purpose IN ('cover', 'look') AND coalesce(part_by, 'date') = 'date'
   OR outside_count > 0 AND NOT EXISTS (SELECT 1 FROM window AS whole WHERE whole.id = window.parent AND whole.suspicion IS NOT NULL))))
 ORDER BY id

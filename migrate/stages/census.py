@@ -320,7 +320,7 @@ def _open_ends(sweep: Sweep) -> list[Outcome]:
 
 def _judge_look(sweep: Sweep) -> list[Outcome]:
     """Within bounds, what names the studies without a date may be cut off. They are not to be migrated: it blocks nothing."""
-    looks = [row for row in sweep.rows if row["purpose"] == "look" and row["state"] == WindowState.ANSWERED]
+    looks = [row for row in sweep.rows if row["purpose"] == "look" and row["axis"] == "all" and row["state"] == WindowState.ANSWERED]
     cut_off = [row for row in looks if sweep.capped(row) or sweep.shown_only_by(sweep.now(sweep.dated), [row["id"]])]
     said = "The question without a key is not answered whole: not all studies without a date, which are left out, may be named."
     return [outcome for row in cut_off for outcome in _said(row, said, False)]
