@@ -75,8 +75,12 @@ def is_locked(manifest: Path) -> bool:
 
 
 def expect_manifest(path: Path) -> None:
-    """Raises NoManifest where there is none."""
-    if not path.exists():
+    """Raises NoManifest where there is none, LocalError where this user may not look."""
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise local_error(error, "looking for the manifest") from error
+    if not there:
         raise NoManifest(f"There is no manifest {path}.")
 
 

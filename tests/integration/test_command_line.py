@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -89,6 +90,34 @@ def test_without_a_manifest_nothing_is_made(tmp_path: Path, words: str) -> None:
     code, out, said = called(tmp_path, *words.split())
     assert (code, out) == (10, "") and "There is no manifest" in said
     assert [path.name for path in tmp_path.iterdir()] == ["migrate.toml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("accept --file list.csv 1.2.3", "--file stands alone"),
+        ("accept --file list.csv --window w1", "--file stands alone"),
+        ("accept --reason r --by n", "Nothing to accept was named"),
+        ("accept 1.2.3 1.2.4 --instance 1.2.3.4 --reason r --by n", "--instance belongs to one study"),
+        ("accept --window w1 --instance 1.2.3.4 --reason r --by n", "--instance belongs to one study"),
+        ("accept 1.2.3 --reason r", "needs a reason and a name"),
+        ("revoke 1.2.3 --by n --reason ' '", "needs a reason and a name"),
+        ("exclude 1.2.3 --reason r --by ' '", "needs a reason and a name"),
+        ("exclude --reason r --by n", "No study was named"),
+        ("enumerate --out x.csv", "--out belongs to --list"),
+        ("run --every 5", "--every belongs to --watch"),
+        ("report --out a --dossier b", "both given"),
+        ("report --parquet", "--parquet belongs to a dossier"),
+        ("audit --offline --signers list.csv", "--signers is for anchors"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str) -> None:
+    """Exit 2 and a sentence that names the option, before anything is asked or written."""
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+    code, out, complaint = called(folder, *shlex.split(words))
+    assert (code, out, said in complaint) == (2, "", True), complaint
+    assert sorted(folder.iterdir()) == before
 
 
 def test_every_verb_is_documented_and_tells_its_exit_codes() -> None:

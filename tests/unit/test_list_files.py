@@ -55,10 +55,10 @@ def test_lines_are_those_of_the_file(tmp_path: Path) -> None:
                                              ("Patient ID", Key.PATIENT), ("PatientenID", Key.PATIENT), ("MRN", Key.PATIENT)])  # fmt: skip
 def test_numbers_need_a_header(tmp_path: Path, header: str, key: Key) -> None:
     """Zeros in front stay; values that no question can hold are named by line, and never shown."""
-    listed = read(tmp_path, f"{header}\n000123\n A-7 \n\"0042\"\nM\u00fcller\n12*\nA\\B\n{'9' * 65}\n")
+    listed = read(tmp_path, f"{header}\n000123\n A-7 \n\"0042\"\nM\u00fcller\n12*\nA\\B\n{'9' * 65}\n1?3\n")
     assert listed.key is key
     assert [entry.value for entry in listed.entries] == ["000123", "A-7", "0042"]
-    assert [line.line for line in listed.invalid] == [5, 6, 7, 8]
+    assert [line.line for line in listed.invalid] == [5, 6, 7, 8, 9]
     assert not any("12*" in line.reason or "ller" in line.reason for line in listed.invalid)
     assert [listed.shown(entry) for entry in listed.entries] == [None, None, None]
 
