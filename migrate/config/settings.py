@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from migrate.model import RetryPolicy
 
@@ -99,7 +100,7 @@ class ReceiverConfig:
     allow: tuple[str, ...] = ()
     allow_ae: tuple[str, ...] = ()
     max_pdu: int = 131072
-    ack: str = "received"
+    ack: Literal["received", "durable"] = "received"
     transfer_syntaxes: tuple[str, ...] = ()
     tls: TlsSettings | None = None
 

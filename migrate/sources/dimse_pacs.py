@@ -62,7 +62,7 @@ class DimsePacs:
                 tuple(address for name in receiver.allow for address in addresses(name)),
                 receiver.allow_ae,
                 receiver.max_pdu,
-                "durable" if receiver.ack == "durable" else "received",
+                receiver.ack,
                 idle_s=settings.stall_s,
                 dataset_s=settings.attempt_s,
                 transfer_syntax_order=receiver.transfer_syntaxes,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from migrate.errors import UsageError
+from migrate.jobs.reconcile import FAILED, INVALID, NOT_FOUND, ONLY_MANIFEST, Comparison, Line
 from migrate.lists.studies import Key, StudyList, read_list
+from migrate.model import StudyState
 
 A, B, C = "1.2.840.113619.2.1", "1.2.840.113619.2.2", "2.25.329800735698586629295641978511506172918"
 
@@ -78,3 +80,18 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read") as refused:
         read_list(tmp_path / "none.csv")
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("result", ["not in the manifest", ONLY_MANIFEST, NOT_FOUND, FAILED, INVALID])
+def test_every_kind_of_difference_is_one(tmp_path: Path, result: str) -> None:
+    """A list equals a manifest only if nothing differs in any way, a line that names no study included."""
+    listed = read(tmp_path, f"{A}\n")
+    same = Line(1, A, "both", A, "migrated")
+    assert Comparison(listed, [same]).agrees
+    assert not Comparison(listed, [same, Line(2, None, result)]).agrees
+
+
+@pytest.mark.parametrize("state", [state.name.lower() for state in StudyState])
+def test_only_what_is_settled_is_equal(tmp_path: Path, state: str) -> None:
+    """A study on both sides counts where it is migrated, excluded or signed for."""
+    assert Comparison(read(tmp_path, f"{A}\n"), [Line(1, A, "both", A, state)]).agrees == (state in ("migrated", "excluded", "accepted"))

@@ -160,10 +160,10 @@ def test_decisions_about_what_is_not_there_change_nothing(tmp_path: Path) -> Non
 
 
 def test_a_network_file_system_is_told_by_the_longest_mount_point(tmp_path: Path) -> None:
-    """What lies on NFS or SMB is named, also under a mount point with a space; what lies on a local disk is not."""
+    """What lies on NFS or SMB is named, also under a mount point with a space; what lies on a local disk is not; of two on one point the later counts."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text("22 1 8:1 / / rw - ext4 /dev/sda1 rw\n31 22 0:40 / /srv/my\\040share rw shared:1 - nfs4 nas:/x rw\n"
-                      "32 31 8:2 / /srv/my\\040share/local rw - xfs /dev/sdb rw\n33 22 0:50 / /mnt rw - cifs //nas/x rw\n")  # fmt: skip
+                      "32 31 8:2 / /srv/my\\040share/local rw - xfs /dev/sdb rw\n33 22 0:50 / /mnt rw - ext4 /dev/sdc rw\n34 33 0:51 / /mnt rw - cifs //nas/x rw\n")  # fmt: skip
     kinds = [network_file_system(Path(path), mounts) for path in ("/srv/my share/a/m.db", "/srv/my share/local/m.db", "/mnt/m.db", "/mnt2/m.db", "/")]
     assert kinds == ["nfs4", None, "cifs", None, None]
     assert network_file_system(tmp_path, tmp_path / "none") is None
