@@ -272,6 +272,30 @@ def test_a_store_that_is_away_while_staging_fills(tmp_path: Path, server: S3Serv
         rig.completes()
 
 
+def test_nothing_more_is_asked_for_while_staging_is_nearly_full(tmp_path: Path, server: S3Server) -> None:
+    """While the store takes nothing, images come up to three quarters of staging's budget; then no C-MOVE is begun, so that no
+    association has to be turned down, and all goes on once the store does."""
+    archive = Archive(40, pixels=128, shapes=dict.fromkeys(range(40), (("CT", 2),)))  # each study fills a thirtieth
+    with rigged(tmp_path, server, archive, migration="staging_max_gib = 0.0019") as rig:
+        config = load(rig.folder / "migrate.toml")
+        config = replace(config, source=replace(config.source, associations=1))
+        held: list[int] = []
+        with Migration(config, "run") as migration:
+
+            def full_first(method: str, key: str, count: int) -> Deed | None:
+                if method == "PUT" and key.startswith("studies/"):
+                    held.append(migration._staging.held_bytes)
+                    return (503, xml("SlowDown")) if max(held) < config.staging_max_bytes * 3 // 4 else None  # type: ignore[operator]
+                return None
+
+            rig.meddle = full_first
+            migration.run()
+            assert migration._staging.turned_away == 0
+        assert config.staging_max_bytes is not None
+        assert config.staging_max_bytes * 3 // 4 <= max(held) < config.staging_max_bytes * 9 // 10
+        rig.assert_all_arrived()
+
+
 def test_refusals_that_end_the_run_park_nothing(rig: Rig) -> None:
     """Expired, skewed, redirected, without key, rights or bucket, at a put or at a proof: 21 with a hint, nothing is parked
     or taken for lost, and the next run goes on."""
