@@ -225,6 +225,20 @@ def test_a_pacs_that_is_busy(tmp_path: Path, fault: str) -> None:
     assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
 
 
+def test_an_attempt_has_an_end_while_images_keep_coming(tmp_path: Path) -> None:
+    """A PACS that sends on and on, an image now and then, is cut off after `attempt_s`; what came is kept and proven, and only the rest is asked for again."""
+    archive, port = Archive(1, shapes={0: (("CT", 12),)}), free_port()
+    source, retry = "associations = 1\nsettle_s = 0.1\nattempt_s = 3", "attempts = 1"
+    code, said, status = run_with(tmp_path, archive, "slow-answers=0.5", port=port, source=source, retry=retry)
+    assert code == 3, said
+    assert [(entry["error"], "longer than 3 s" in entry["detail"]) for entry in status["parked"]] == [("SourceStalled", True)], status
+    came = data_sets(tmp_path)
+    assert 0 < len(came) < 12 and status["instances"]["verified"] == len(came)
+    assert command(tmp_path, "retry").returncode == 0
+    assert run_with(tmp_path, archive, port=port, source=source, retry=retry)[0] == 0
+    assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
+
+
 def test_many_dead_studies_are_not_a_dead_pacs(tmp_path: Path) -> None:
     """Half a dozen studies in a row that are never sent are parked one by one, in a first run and in one that has nothing else to do."""
     archive, dead, port = Archive(9), range(6), free_port()
