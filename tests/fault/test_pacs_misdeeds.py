@@ -239,6 +239,17 @@ def test_an_attempt_has_an_end_while_images_keep_coming(tmp_path: Path) -> None:
     assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
 
 
+@pytest.mark.parametrize("fault", ["never-answers@1", "half-pdu=9@1"], ids=["no answer", "half a PDU"])
+def test_silence_ends_an_attempt_long_before_its_time_is_over(tmp_path: Path, fault: str) -> None:
+    """Nothing at all for `stall_s` is enough, be it before the first image or amid one; the other study is not kept waiting."""
+    archive = Archive(2, shapes={0: (("CR", 1),), 1: (("CR", 1),)})
+    code, said, status = run_with(tmp_path, archive, fault, port=0, source="settle_s = 0.1\nstall_s = 1\nattempt_s = 600", retry="attempts = 1")
+    assert code == 3, said
+    assert [(entry["study"], entry["error"]) for entry in status["parked"]] == [(archive.study(1).uid, "SourceStalled")], status
+    assert "Nothing came from the PACS for 1 s" in status["parked"][0]["detail"]
+    assert status["studies"]["migrated"] == 1
+
+
 def test_many_dead_studies_are_not_a_dead_pacs(tmp_path: Path) -> None:
     """Half a dozen studies in a row that are never sent are parked one by one, in a first run and in one that has nothing else to do."""
     archive, dead, port = Archive(9), range(6), free_port()
