@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.evidence.sampling import Draw, Slice, Stratum, allocate, effective, most_unseen, percent, upper_limit
+from migrate.jobs.verification import Choice, Result
 
 STRATA = st.dictionaries(
     st.builds(Stratum, st.sampled_from(["1999", "2020", "undated"]), st.sampled_from(["CT", "MR", "none"])), st.integers(1, 60), min_size=1
@@ -99,3 +100,11 @@ def test_of_a_large_archive_the_limit_is_that_of_a_simple_sample() -> None:
 def test_a_limit_is_rounded_up(rate: float, said: str) -> None:
     """So that "fewer than" stays true."""
     assert percent(rate) == said
+
+
+@pytest.mark.parametrize("kind", ["missing", "differs", "unchecked"])
+def test_what_could_not_be_checked_is_no_good_result(kind: str) -> None:
+    """One object that is missing, differs or could not be asked for: `verify` ends with 3."""
+    strata = {Stratum("2020", "CT"): 1}
+    assert Result(Choice(), strata, strata).good
+    assert not Result(Choice(), strata, strata, **{kind: ["key"]}).good
