@@ -40,8 +40,8 @@ FIRST, EVERY_MIN = 40_000, "0.5"
 """How many studies the PACS of the long run lists from the start, more than a run ever holds at once (20,000 in a transaction, 10,000 that
 wait for it), so that its memory does not follow the list; and how long that run waits between two rounds."""
 LONG_SOURCE = 'settle_s = 0.3\nassociations = 1\nmodalities = ["CR", "CT", "MR", "US"]'
-WARM_BYTES = 18 << 20
-"""A manifest that is larger than this has filled SQLite's page cache (16 MiB)."""
+WARM_BYTES, WARM_S = 18 << 20, 1200.0
+"""A manifest that is larger than this has filled SQLite's page cache (16 MiB); and by then all tables have the size that they come to."""
 LONG_ENOUGH_S, MOST_MIB_H = 1800, 1.0
 """Whoever is watched for so long while warm may not grow by more."""
 SLICE_S = 180.0
@@ -72,13 +72,13 @@ class Sample:
 @dataclass
 class Course:
     """How the long run's process went on once it was warm: when its manifest has outgrown SQLite's page cache, and behind the first
-    third of the time, in which each heap has held once what it ever holds."""
+    third of the time, and 20 minutes, in which each heap has held once what it ever holds."""
 
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def warm(self) -> list[Sample]:
-        warm_s = max((one.at_s for one in self.samples), default=0.0) / 3
+        warm_s = max(max((one.at_s for one in self.samples), default=0.0) / 3, WARM_S)
         return [one for one in self.samples if one.at_s > warm_s and one.manifest_bytes > WARM_BYTES]
 
     def floor(self) -> list[Sample]:
