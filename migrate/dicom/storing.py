@@ -10,7 +10,6 @@ import contextlib
 import errno
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,12 +23,9 @@ from migrate.errors import LocalError
 from migrate.failpoints import reach
 from migrate.model import InstanceRef, Received, is_uid
 from migrate.staging.area import Staging
-from migrate.staging.incoming import BUFFER_BYTES, Incoming
+from migrate.staging.incoming import Incoming
 
 log = logging.getLogger(__name__)
-
-_spare: deque[bytearray] = deque(maxlen=4)
-"""Buffers of associations that have ended, for the next ones: to make another costs more than to receive a small image."""
 
 Deliver = Callable[[Received], "Future[Any] | None"]
 
@@ -147,7 +143,7 @@ class Session:
                 self._next.discard()
             self._next = None
         if self._buffer:
-            _spare.append(self._buffer)
+            self._staging.take_back(self._buffer)
             self._buffer = bytearray()
 
     def _begin(self, context_id: int, command: dimse.Command) -> None:
@@ -186,11 +182,7 @@ class Session:
             self._refuse(store, error)
 
     def _create(self) -> Incoming:
-        if not self._buffer:
-            try:
-                self._buffer = _spare.pop()
-            except IndexError:
-                self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = self._buffer or self._staging.buffer()
         reach("receive-create")
         return self._staging.create(self._buffer, self._hasher)
 

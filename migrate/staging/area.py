@@ -75,6 +75,7 @@ class Staging:
         self.turned_away = 0
         self.trouble: OSError | None = None
         self._pool = ThreadPoolExecutor(_SETTLERS, thread_name_prefix="settle")
+        self._buffers: deque[bytearray] = deque(maxlen=4)
         self._room_until = 0.0
         free = shutil.disk_usage(root).free
         self._reserve = min(reserve_bytes, free // 10)
@@ -87,6 +88,17 @@ class Staging:
         self.max_bytes = min(self._most or here, here)
 
     # -- writing
+    def buffer(self) -> bytearray:
+        """For an association's data sets, one after the other, until `take_back`: to make one costs more than to receive a small image."""
+        try:
+            return self._buffers.pop()
+        except IndexError:
+            return bytearray(BUFFER_BYTES)
+
+    def take_back(self, buffer: bytearray) -> None:
+        """Nobody writes to this buffer any more; it is for the next association."""
+        self._buffers.append(buffer)
+
     def create(self, buffer: bytearray | None = None, hasher: Executor | None = None) -> Incoming:
         """A new, empty file for one data set; see `Incoming` for the buffer and the hasher. Raises OSError."""
         name = f"{self._process:x}-{next(self._numbers):x}.part"
