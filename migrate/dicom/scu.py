@@ -23,6 +23,7 @@ from migrate.errors import QueryFailed, SourceRefused, SourceUnreachable
 
 Level = Literal["PATIENT", "STUDY", "SERIES", "IMAGE"]
 _SYNTAXES = (dimse.IMPLICIT_LE, dimse.EXPLICIT_LE)
+_SAME_ROWS = 20_000  # so often in a row is no row repeated: some PACSs send one of a study for each of its images
 
 
 class QueryRefused(errors.QueryRefused):
@@ -151,6 +152,7 @@ class FindSession:
         query = {**dict.fromkeys(wanted, ""), **keys, dimse.QUERY_LEVEL: level}
         identifier = dimse.encode_identifier(query, context.transfer_syntax)
         syntax, whole = context.transfer_syntax, False
+        last, alike = b"", 0
         usual: bytes | None = None  # what the last row's command came as: mostly the next one's is the same
         try:
             ask(association, context, dimse.C_FIND, self._message_id, identifier)
@@ -165,6 +167,10 @@ class FindSession:
                     if row is None:
                         raise BadCommand("an answer comes without its identifier")
                     usual = command_pdu(message.context_id, message.command.encoded)
+                alike = alike + 1 if row == last else 0
+                if alike == _SAME_ROWS:
+                    raise BadCommand("one row comes again and again")
+                last = row
                 values = dimse.decode_identifier(row, syntax)
                 yield {tag: clean_text(raw) for tag, raw in values.items() if tag in query}
             whole = True

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 
 from migrate.dicom import dimse
 from migrate.dicom.identifier import encode_identifier
@@ -123,6 +123,7 @@ class Find:
                 return self._end(dimse.OUT_OF_RESOURCES)
             if at_study and self.conduct.strikes("hang-find", asked):
                 return self._hang()
+            endless = at_study and self.conduct.strikes("endless-find", asked)
             self._ignore_keys(query)
             matches = query.matches(self.holdings)
             most = None
@@ -133,6 +134,8 @@ class Find:
                 matches = islice(matches, self.conduct.number("image-cap"))
                 if "no-image-rows" in self.conduct and query.level == "IMAGE":
                     matches = iter(())
+            if endless and (first := next(matches, None)):
+                matches = repeat(first)
             status = self._send(query, matches, most, asked)
         except BadQuery:
             status = dimse.IDENTIFIER_MISMATCH

@@ -24,7 +24,7 @@ from migrate.sources.dimse_probe import DimseProbe
 from tests.sweeps import Swept, configure, sweep, sweep_with
 
 # Those that come late in the list are about retrieval; answers that are slow or never come cost time, and have tests of their own.
-HABITS = [name for name in list(FAULTS)[: list(FAULTS).index("move-unknown")] if name not in ("slow-answers", "hang-find")]
+HABITS = [name for name in list(FAULTS)[: list(FAULTS).index("move-unknown")] if name not in ("slow-answers", "hang-find", "endless-find")]
 HIDING = {"refuse-wide", "undecodable-row-always", "truncated-row-always"}
 
 
@@ -217,6 +217,14 @@ def test_a_question_that_hangs_is_asked_again_or_named(tmp_path: Path, every: in
     never_falsely_whole(swept, archive)
     assert swept.blocked is blocked
     assert swept.found == (set() if blocked else uids(archive))
+
+
+def test_an_answer_that_repeats_a_row_without_end_is_broken_off(tmp_path: Path) -> None:
+    """Bytes that keep coming are no silence: what says the same again and again is no whole answer, and is asked for again."""
+    archive = Archive(12)
+    swept, _ = sweep_with(tmp_path, archive, ["endless-find=3"])
+    assert not swept.blocked
+    assert swept.found == uids(archive)
 
 
 @pytest.mark.parametrize("faults", [("ignore-date",), ("ignore-modality", "silent-cap=7"), ("refuse-open-ranges",)])
