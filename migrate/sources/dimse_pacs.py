@@ -63,7 +63,7 @@ class DimsePacs:
                 receiver.allow_ae,
                 receiver.max_pdu,
                 receiver.ack,
-                idle_s=settings.stall_s,
+                idle_s=2 * settings.stall_s,  # whoever waits for the study has to notice it first
                 dataset_s=settings.attempt_s,
                 transfer_syntax_order=receiver.transfer_syntaxes,
                 tls=receiver.tls,
