@@ -18,12 +18,12 @@ demo: $(VENV)/ready
 	rm -rf demo
 	$(BIN)/pacs-migrate demo --keep demo
 
-# Much of a test is waiting for a peer, so that three at once suit two cores; the tests of a file share its servers.
+# Much of a test is waiting for a peer, so that four at once suit two cores; the tests of a file share its servers.
 test: $(VENV)/installed
 	sh tests/install_peers.sh
 	$(BIN)/ruff check migrate tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 4 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check migrate tests
