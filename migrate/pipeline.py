@@ -6,6 +6,7 @@ one thread commits. Workers yield outcomes; nothing is known here of DICOM or of
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -104,31 +105,33 @@ class Pipeline:
 
     def commit_now(self, outcomes: Iterable[Outcome]) -> None:
         """Queue facts and wait until they are committed. Raises what ended the commit thread."""
-        committed = threading.Event()
-        self.submit(outcomes, done=committed.set)
-        while not committed.wait(_POLL_S):
-            self._raise_if_broken()
+        self._await(outcomes)
 
     def call(self, work: Callable[[], None]) -> None:
         """Have the commit thread do `work`, after what was submitted so far, and wait for it."""
-        done = threading.Event()
         self.submit([], done=work)
-        self.submit([], done=done.set)
-        while not done.wait(_POLL_S):
-            self._raise_if_broken()
+        self._await()
 
     def drain(self) -> None:
         """Wait until everything that was delivered or submitted so far is committed."""
-        committed = threading.Event()
-        self.submit([], done=committed.set, ordered=True)
-        while not committed.wait(_POLL_S):
-            self._raise_if_broken()
+        self._await(ordered=True)
 
     def close(self) -> None:
-        """End both threads after what is queued."""
-        self._put(self._arrivals, None)
-        for thread in self._threads:
-            thread.join(STOP_GRACE_S)
+        """End both threads after what is queued, also where one broke: nobody else may use the manifest before. Raises what broke it."""
+        for thread, source, limit_s in zip(self._threads, (self._arrivals, self._facts), (STOP_GRACE_S, None), strict=True):
+            while thread.is_alive():
+                with contextlib.suppress(queue.Full):
+                    source.put(None, timeout=_POLL_S)
+                    break
+            thread.join(limit_s)
+        self._raise_if_broken()
+
+    def _await(self, outcomes: Iterable[Outcome] = (), *, ordered: bool = False) -> None:
+        """Submit these, and wait until they and all before them are in."""
+        done = threading.Event()
+        self.submit(outcomes, done=done.set, ordered=ordered)
+        while not done.wait(_POLL_S):
+            self._raise_if_broken()
 
     def _put(self, where: queue.Queue[Any], what: object) -> None:
         while True:

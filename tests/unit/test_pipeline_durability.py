@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Hashable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,12 +64,41 @@ def test_a_durable_file_has_a_row_with_its_own_hash(bench: Bench) -> None:
     bench.pipeline.close()
 
 
+def spoil(received: Received) -> Received:
+    content = bytearray(received.path.read_bytes())
+    content[500] ^= 1
+    received.path.write_bytes(content)
+    return received
+
+
+def test_a_failing_disk_leaves_nobody_at_the_manifest(bench: Bench) -> None:
+    """What is being committed when making a file durable fails is waited for: SQLite's connection bears one thread at a time."""
+    busy, go_on = threading.Event(), threading.Event()
+    bench.pipeline.start()
+
+    def work() -> None:
+        busy.set()
+        go_on.wait(10)
+
+    bench.pipeline.submit([], done=work)
+    assert busy.wait(10)
+    promise = bench.pipeline.deliver(spoil(bench.came("1.2.1.1")), durable=True)
+    assert promise is not None
+    with pytest.raises(DiskFailing):
+        promise.result(10)
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(bench.pipeline.close)
+        with pytest.raises(TimeoutError):
+            closed.result(0.3)
+        go_on.set()
+        with pytest.raises(DiskFailing):
+            closed.result(10)
+    assert [thread for thread in bench.pipeline._threads if thread.is_alive()] == []
+
+
 def test_what_the_disk_spoilt_is_refused_and_ends_the_run(bench: Bench) -> None:
     """A byte flipped after the receipt: the waiting answers are told, no row is made, `run` raises DiskFailing."""
-    spoilt, sound = bench.came("1.2.1.1"), bench.came("1.2.1.2")
-    content = bytearray(spoilt.path.read_bytes())
-    content[500] ^= 1
-    spoilt.path.write_bytes(content)
+    spoilt, sound = spoil(bench.came("1.2.1.1")), bench.came("1.2.1.2")
     promises: list[Future[None] | None] = [bench.pipeline.deliver(one, durable=True) for one in (spoilt, sound)]
     bench.pipeline.start()
     for promise in promises:
