@@ -42,9 +42,10 @@ from benchmarks.turns import (
     timed_run,
     work_folder,
 )
+from migrate.config import ReceiverSettings
 from migrate.dicom import scu
 from migrate.dicom.move import move
-from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.dicom.receiver import Receiver
 from migrate.model import Received
 from migrate.staging.area import Staging
 from tests import dicom_peers

@@ -19,7 +19,7 @@ from migrate.config.settings import (
     DestinationSettings,
     FolderSettings,
     ProofSettings,
-    ReceiverConfig,
+    ReceiverSettings,
     S3Settings,
     SourceSettings,
     TlsSettings,
@@ -146,6 +146,6 @@ def _login() -> str:
 
 
 __all__ = [
-    "EXAMPLE", "AuditSettings", "Config", "DestinationSettings", "FolderSettings", "ProofSettings", "ReceiverConfig", "S3Settings", "SourceSettings",
+    "EXAMPLE", "AuditSettings", "Config", "DestinationSettings", "FolderSettings", "ProofSettings", "ReceiverSettings", "S3Settings", "SourceSettings",
     "TlsSettings", "clear_text", "load",
 ]  # fmt: skip

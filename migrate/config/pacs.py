@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from migrate.config.settings import ReceiverConfig, SourceSettings, TlsSettings
+from migrate.config.settings import ReceiverSettings, SourceSettings, TlsSettings
 from migrate.config.table import AMOUNT, PORT, POSITIVE, TITLE, Table, are_modalities, is_amount, is_network, is_port, is_positive, is_title
 
 
@@ -41,10 +41,10 @@ def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSe
     return SourceSettings(host, port, title, dates[0], dates[1], **more)
 
 
-def receiver_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> ReceiverConfig:
+def receiver_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> ReceiverSettings:
     """What [receiver] says; what cannot be followed is added to `mistakes`."""
     table = Table("receiver", data.get("receiver"), mistakes)
-    settings = ReceiverConfig(
+    settings = ReceiverSettings(
         ae_title=table.take("ae_title", str, "PACSMIGRATE", fits=is_title, must=TITLE),
         host=table.take("host", str, "0.0.0.0"),
         port=table.take("port", int, 11112, fits=is_port, must=PORT),
@@ -101,12 +101,12 @@ def _bare(digest: str) -> str:
     return digest.replace(":", "").lower()
 
 
-def clear_text(source: SourceSettings, receiver: ReceiverConfig) -> list[str]:
+def clear_text(source: SourceSettings, receiver: ReceiverSettings) -> list[str]:
     """Which links to the PACS are not encrypted: questions, images."""
     return [what for what, tls in (("questions", source.tls), ("images", receiver.tls)) if tls is None]
 
 
-def expect_encryption(source: SourceSettings, receiver: ReceiverConfig, mistakes: list[str]) -> None:
+def expect_encryption(source: SourceSettings, receiver: ReceiverSettings, mistakes: list[str]) -> None:
     """Plain DICOM outside one's own network is a mistake unless it is said to be meant."""
     open_links = clear_text(source, receiver)
     if not open_links or source.allow_cleartext:

@@ -91,8 +91,13 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiverConfig:
-    """[receiver]: our Storage SCP. `allow`: addresses and networks that may connect; `ack`: received or durable; `max_pdu` in bytes."""
+class ReceiverSettings:
+    """[receiver]: our Storage SCP: who may send, and how. `port` 0 lets the system choose one; `max_pdu` in bytes.
+
+    An empty `allow` (addresses and networks) or `allow_ae` lets anyone in. `ack`: answer when the file is closed and scanned, or only when it is
+    durable. `transfer_syntaxes`: these are preferred, in this order, where a context proposes them; else its first one is taken, which is what the
+    sender has.
+    """
 
     ae_title: str = "PACSMIGRATE"
     host: str = "0.0.0.0"
@@ -124,7 +129,7 @@ class Config:
     staging_max_bytes: int | None
     operator: str
     source: SourceSettings
-    receiver: ReceiverConfig
+    receiver: ReceiverSettings
     destination: DestinationSettings
     workers: int
     retry: RetryPolicy = field(default_factory=RetryPolicy)

@@ -20,9 +20,10 @@ import time
 
 from pydicom.uid import UID
 
+from migrate.config import ReceiverSettings
 from migrate.dicom import dimse, tls
 from migrate.dicom.storing import Deliver as Deliver
-from migrate.dicom.storing import ReceiverSettings as ReceiverSettings
+from migrate.dicom.storing import ReceiverLimits as ReceiverLimits
 from migrate.dicom.storing import Session
 from migrate.dicom.upper_layer import AssociateRequest, Association, ProposedContext, Rejected
 from migrate.dicom.wire import UpperLayerError
@@ -53,8 +54,11 @@ def is_storage_class(abstract_syntax: str) -> bool:
 class Receiver:
     """Listens from `start` to `close`, one thread for each association. `deliver` is called in these threads."""
 
-    def __init__(self, settings: ReceiverSettings, staging: Staging, deliver: Deliver) -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: ReceiverSettings, staging: Staging, deliver: Deliver, limits: ReceiverLimits | None = None
+    ) -> None:
+        """`settings.allow` holds addresses and networks, no names."""
+        self.settings, self._limits = settings, limits or ReceiverLimits()
         self._staging, self._deliver = staging, deliver
         self._networks = [ipaddress.ip_network(text, strict=False) for text in settings.allow]
         self._tls = tls.context(settings.tls, server=True) if settings.tls else None
@@ -188,20 +192,20 @@ class Receiver:
         ending = "released"
         try:
             if isinstance(sock, ssl.SSLSocket) and self.settings.tls is not None:
-                tls.shake_hands(sock, self.settings.tls.pin, self.settings.negotiate_s)
+                tls.shake_hands(sock, self.settings.tls.pin, self._limits.negotiate_s)
             association = Association.accept(
                 sock,
                 choose=self._choose,
                 admit=functools.partial(self._admit, number, address),
                 max_pdu=self.settings.max_pdu,
-                negotiate_s=self.settings.negotiate_s,
-                timeout_s=self.settings.idle_s,
+                negotiate_s=self._limits.negotiate_s,
+                timeout_s=self._limits.idle_s,
             )
             with self._lock:
                 self._associations[number] = association
             reach("receive-associated")
             log.info("association %d from %a at %s", number, association.calling, association.peer_address)
-            session = Session(self.settings, self._staging, self._deliver, association)
+            session = Session(self.settings, self._limits, self._staging, self._deliver, association)
             with self._lock:
                 self._sessions[number] = session
             session.run()
@@ -236,8 +240,8 @@ class Receiver:
             return Rejected(2, 3, 2)
         with self._lock:
             crowd = [other for other, where in self._admitted.items() if where == address]
-            if len(crowd) < self.settings.max_per_address:
-                crowd = list(self._admitted) if len(self._admitted) >= self.settings.max_associations else []
+            if len(crowd) < self._limits.max_per_address:
+                crowd = list(self._admitted) if len(self._admitted) >= self._limits.max_associations else []
             if crowd:
                 silent = self._longest_silent(crowd)
                 if silent is None:
@@ -251,15 +255,15 @@ class Receiver:
 
     def _longest_silent(self, numbers: list[int]) -> int | None:
         """The association that has said nothing for the longest time, and for long enough to give way; needs the lock."""
-        now, settings = time.monotonic(), self.settings
+        now, limits = time.monotonic(), self._limits
         silent = [(session.last_byte_at, number) for number in numbers if (session := self._sessions.get(number)) is not None
-                  and now - session.last_byte_at > (settings.stalled_s if session.receiving else settings.silent_s)]  # fmt: skip
+                  and now - session.last_byte_at > (limits.stalled_s if session.receiving else limits.silent_s)]  # fmt: skip
         return min(silent)[1] if silent else None
 
     def _choose(self, offer: ProposedContext) -> str | None:
         if offer.abstract_syntax != dimse.VERIFICATION and not is_storage_class(offer.abstract_syntax):
             return None
-        for syntax in self.settings.transfer_syntax_order:
+        for syntax in self.settings.transfer_syntaxes:
             if syntax in offer.transfer_syntaxes:
                 return syntax
         return next((syntax for syntax in offer.transfer_syntaxes if is_uid(syntax)), None)

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from migrate.config import TlsSettings
+from migrate.config import ReceiverSettings
 from migrate.dicom import dimse, part10, scanner
 from migrate.dicom.upper_layer import AcceptedContext, Association
 from migrate.dicom.wire import Malformed
@@ -31,23 +31,12 @@ Deliver = Callable[[Received], "Future[Any] | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class ReceiverSettings:
-    """Who may send, and how. An empty `allow` or `allow_ae` lets anyone in; `port` 0 lets the system choose one.
-
-    `transfer_syntax_order`: these are preferred, in this order, where a context proposes them; else its first one is
-    taken, which is what the sender has. `ack`: answer when the file is closed and scanned, or only when `deliver`'s
-    future says that it is durable. `idle_s` bounds the silence on an association, `dataset_s` the time that one data set takes,
-    `negotiate_s` the time from the connection to the whole association request. Where no place is left, an association gives way to a
-    new one that is silent for `silent_s` between two data sets, or for `stalled_s` within one.
+class ReceiverLimits:
+    """`idle_s` bounds the silence on an association, `dataset_s` the time that one data set takes, `negotiate_s` the time from the
+    connection to the whole association request. Where no place is left, an association gives way to a new one that is silent for
+    `silent_s` between two data sets, or for `stalled_s` within one.
     """
 
-    ae_title: str = "PACSMIGRATE"
-    host: str = "0.0.0.0"
-    port: int = 11112
-    allow: tuple[str, ...] = ()
-    allow_ae: tuple[str, ...] = ()
-    max_pdu: int = 131072
-    ack: Literal["received", "durable"] = "received"
     idle_s: float = 600.0
     dataset_s: float = 21600.0
     negotiate_s: float = 10.0
@@ -55,8 +44,6 @@ class ReceiverSettings:
     stalled_s: float = 60.0
     max_associations: int = 64
     max_per_address: int = 48
-    tls: TlsSettings | None = None
-    transfer_syntax_order: tuple[str, ...] = ()
 
 
 class _Store:
@@ -76,9 +63,10 @@ class Session:
     """The messages of one association, in its thread."""
 
     def __init__(
-        self, settings: ReceiverSettings, staging: Staging, deliver: Deliver, association: Association
+        self, settings: ReceiverSettings, limits: ReceiverLimits, staging: Staging, deliver: Deliver, association: Association
     ) -> None:
-        self._settings, self._staging, self._deliver, self._association = settings, staging, deliver, association
+        self._settings, self._limits = settings, limits
+        self._staging, self._deliver, self._association = staging, deliver, association
         self._store: _Store | None = None
         self._buffer = bytearray()  # made with the first data set
         self._next: Incoming | None = None
@@ -123,8 +111,8 @@ class Session:
                 except OSError as error:
                     self._refuse(store, error)
             if not last:
-                if time.monotonic() - store.began > self._settings.dataset_s:
-                    raise Malformed(f"a data set takes longer than {self._settings.dataset_s:g} s")
+                if time.monotonic() - store.began > self._limits.dataset_s:
+                    raise Malformed(f"a data set takes longer than {self._limits.dataset_s:g} s")
             else:
                 self._store = None
                 self._finish(store)
@@ -243,7 +231,7 @@ class Session:
             return dimse.OUT_OF_RESOURCES if isinstance(error, LocalError) else dimse.PROCESSING_FAILURE
         if self._settings.ack == "durable" and promise is not None:
             try:
-                promise.result(self._settings.idle_s)
+                promise.result(self._limits.idle_s)
             except Exception as error:
                 log.error("a data set is refused, it did not become durable: %s", type(error).__name__)
                 return dimse.OUT_OF_RESOURCES if isinstance(error, LocalError) else dimse.PROCESSING_FAILURE

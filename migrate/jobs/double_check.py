@@ -30,7 +30,7 @@ from migrate.model import InstanceRef, Item, Noted, Outcome, Received, StudyRef,
 from migrate.pipeline import Pipeline
 from migrate.scheduling import Stage
 from migrate.sources import open_source
-from migrate.sources.probe_sample import differing_tags
+from migrate.sources.probe.sample import differing_tags
 from migrate.stages.checking import Handout
 from migrate.staging.area import Staging, hash_file
 

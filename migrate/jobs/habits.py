@@ -6,7 +6,7 @@ from migrate.config import Config
 from migrate.jobs.command import Command
 from migrate.jobs.preflight import borrowed_staging
 from migrate.model import HabitLearned
-from migrate.sources.dimse_probe import DimseProbe
+from migrate.sources.probe.habits import DimseProbe
 
 
 def learn(config: Config) -> list[HabitLearned]:

@@ -20,7 +20,7 @@ from migrate.manifest.file import is_locked
 from migrate.model import Finding, HabitLearned
 from migrate.reports.habits import words
 from migrate.sources import Source, open_source
-from migrate.sources.dimse_probe import DimseProbe
+from migrate.sources.probe.habits import DimseProbe
 from migrate.staging.area import Staging, local_error
 
 _EXIT_CODES = {"config": 2, "source": 20, "destination": 21, "local": 22}

@@ -21,8 +21,8 @@ from migrate.lists.studies import Entry, Key, StudyList
 from migrate.manifest import Queue
 from migrate.manifest.listed import Standing, count_listed, list_window, standings
 from migrate.model import Outcome, StudyState, Window
-from migrate.sources.listed import Answer, ask_list
-from migrate.sources.peers import peer_of
+from migrate.sources.dimse.peer import peer_of
+from migrate.sources.dimse.study_list import Answer, ask_list
 from migrate.stages.selection import selection
 
 _SETTLED = (StudyState.MIGRATED, StudyState.EXCLUDED, StudyState.ACCEPTED)

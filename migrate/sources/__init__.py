@@ -9,8 +9,8 @@ from typing import Protocol
 from migrate.audit_trail.delivery import AuditTrail
 from migrate.config import Config
 from migrate.model import Finding, Received, RetrieveEnded, StudyFound, StudyPlanned, StudyRef, Wanted, Window
-from migrate.sources.audited import Arrived, Audited
-from migrate.sources.dimse_move import DimseMove
+from migrate.sources.audited import Audited, Counting
+from migrate.sources.dimse.move import DimseMove
 from migrate.staging.area import Staging
 
 
@@ -59,7 +59,7 @@ def open_source(
     `trail` is told of every question and retrieval.
     """
     allowed = (habits or {}).get("associations", "")
-    arrived = Arrived(deliver)
+    arrived = Counting(deliver)
     source = DimseMove(
         config.source, config.receiver, staging, deliver if trail is None else arrived, max(int(allowed), 1) if allowed.isdigit() else None
     )

@@ -13,15 +13,15 @@ from migrate.audit_trail.messages import MINOR_FAILURE, Query
 from migrate.dicom.identifier import encode_identifier
 from migrate.errors import PacsMigrateError
 from migrate.model import Finding, Received, RetrieveEnded, StudyFound, StudyPlanned, StudyRef, Wanted, Window
-from migrate.sources import study_rows
-from migrate.sources.dimse_move import DimseMove
+from migrate.sources.dimse import study_rows
+from migrate.sources.dimse.move import DimseMove
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 _IMPLICIT = "1.2.840.10008.1.2"
 _LEVEL, _STUDY_UID = 0x00080052, 0x0020000D
 
 
-class Arrived:
+class Counting:
     """Counts what comes, by study and SOP class, on its way to whom it is delivered to."""
 
     def __init__(self, deliver: Callable[[Received], Future[None] | None]) -> None:
@@ -43,7 +43,7 @@ class Arrived:
 class Audited:
     """See `Source`: asks the source inside, and says so."""
 
-    def __init__(self, inner: DimseMove, trail: AuditTrail, arrived: Arrived) -> None:
+    def __init__(self, inner: DimseMove, trail: AuditTrail, arrived: Counting) -> None:
         self._inner, self._trail, self._arrived = inner, trail, arrived
         self.habits = inner.habits
 

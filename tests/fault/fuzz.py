@@ -19,9 +19,10 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 with atheris.instrument_imports(include=["migrate"]):
     import migrate.config
+    from migrate.config import ReceiverSettings
     from migrate.dicom import dimse, negotiation
     from migrate.dicom.framing import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, Limits
-    from migrate.dicom.receiver import ReceiverSettings
+    from migrate.dicom.receiver import ReceiverLimits
     from migrate.dicom.scanner import scan
     from migrate.dicom.storing import Session
     from migrate.dicom.upper_layer import Association, ProposedContext
@@ -34,7 +35,7 @@ CORPUS, FOUND = Path(__file__).with_name("corpus"), Path("build") / "fuzz"
 SYNTAXES = (EXPLICIT_LE, IMPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, "1.2.840.10008.1.2.4.50")
 OFFER = ProposedContext("1.2.840.10008.5.1.4.1.1.2", (EXPLICIT_LE,))
 REQUEST = negotiation.encode_request("FUZZ", "X", negotiation.numbered((OFFER,)), 16384)
-SETTINGS = ReceiverSettings(idle_s=0.2, dataset_s=1, negotiate_s=0.2)
+IMPATIENT = ReceiverLimits(idle_s=0.2, dataset_s=1, negotiate_s=0.2)
 LIMITS = Limits(inflated_bytes=1 << 20)
 _MOST_BYTES = 100_000  # what a pair of sockets holds without anybody reading
 
@@ -88,7 +89,7 @@ def _spoken(said: bytes) -> None:
         theirs.shutdown(socket.SHUT_WR)
         try:
             association = Association.accept(ours, choose=lambda offer: next(iter(offer.transfer_syntaxes), None), negotiate_s=0.2, timeout_s=0.2)
-            session = Session(SETTINGS, _staging, _thrown_away, association)
+            session = Session(ReceiverSettings(), IMPATIENT, _staging, _thrown_away, association)
             session.run()
         except (UpperLayerError, dimse.BadCommand):
             pass

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from migrate.config import ReceiverSettings
 from migrate.dicom import dimse, negotiation
-from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.dicom.receiver import Receiver, ReceiverLimits
 from migrate.dicom.upper_layer import Association, ProposedContext, Rejected, UpperLayerError
 from migrate.model import Received
 from migrate.staging.area import Staging
@@ -39,10 +40,10 @@ def resident_kib() -> int:
 class Bench:
     """A receiver, and what it had before anybody came."""
 
-    def __init__(self, folder: Path, **more: Any) -> None:
+    def __init__(self, folder: Path, **limits: Any) -> None:
         self.folder, self.got = folder, list[Received]()
         self.staging = Staging(folder / "staging", reserve_bytes=1)
-        self.receiver = Receiver(ReceiverSettings(host=HOST, port=0, **more), self.staging, self._keep)
+        self.receiver = Receiver(ReceiverSettings(host=HOST, port=0), self.staging, self._keep, ReceiverLimits(**limits))
         self.receiver.start()
         self.port = self.receiver.port
         self.served()

@@ -19,8 +19,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from migrate.config import TlsSettings, load
-from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.config import ReceiverSettings, TlsSettings, load
+from migrate.dicom.receiver import Receiver
 from migrate.dicom.scu import Peer, echo
 from migrate.dicom.tls import context, public_key
 from migrate.errors import ConfigError, SourceUnreachable

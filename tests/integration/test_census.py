@@ -20,7 +20,7 @@ from migrate.model import HabitLearned
 from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
-from migrate.sources.dimse_probe import DimseProbe
+from migrate.sources.probe.habits import DimseProbe
 from tests.sweeps import Swept, configure, sweep, sweep_with
 
 # Those that come late in the list are about retrieval; answers that are slow or never come cost time, and have tests of their own.

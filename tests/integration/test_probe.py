@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from migrate.config import ReceiverConfig, SourceSettings
+from migrate.config import ReceiverSettings, SourceSettings
 from migrate.dicom.upper_layer import Association, UpperLayerError
-from migrate.sources.dimse_probe import DimseProbe
-from migrate.sources.probe_asking import NAMES, TOTAL_S
+from migrate.sources.probe.asking import NAMES, TOTAL_S
+from migrate.sources.probe.habits import DimseProbe
 from tests.dicom_peers import dcmqrscp, orthanc
 from tests.integration.test_real_peers import archive_files
 from tests.ports import free_port
@@ -139,7 +139,7 @@ def test_a_silent_pacs_costs_no_more_than_the_time_there_is() -> None:
     assert TOTAL_S < 110
     with silent_pacs() as port:
         began = time.monotonic()
-        habits = DimseProbe(SourceSettings("127.0.0.1", port, "SILENT"), ReceiverConfig(port=free_port()), total_s=6.0).run(None)
+        habits = DimseProbe(SourceSettings("127.0.0.1", port, "SILENT"), ReceiverSettings(port=free_port()), total_s=6.0).run(None)
         took_s = time.monotonic() - began
     assert took_s < 16
     told = {habit.name for habit in habits if habit.value != "unknown"}

@@ -18,8 +18,9 @@ from awscrt.checksums import crc64nvme
 from pydicom.dataset import Dataset, FileMetaDataset
 from pynetdicom import AE
 
+from migrate.config import ReceiverSettings
 from migrate.dicom import dimse, negotiation, part10
-from migrate.dicom.receiver import Receiver, ReceiverSettings, is_storage_class
+from migrate.dicom.receiver import Receiver, ReceiverLimits, is_storage_class
 from migrate.dicom.upper_layer import Aborted, Association, Lost, ProposedContext, Rejected
 from migrate.errors import DiskFull, PortInUse
 from migrate.model import Received, Rolled
@@ -41,10 +42,12 @@ EXPLICIT, IMPLICIT = dimse.EXPLICIT_LE, dimse.IMPLICIT_LE
 class Bench:
     """A receiver with what it delivered, and its staging."""
 
-    def __init__(self, folder: Path, deliver: Callable[[Received], Any] | None, reserve: int, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, deliver: Callable[[Received], Any] | None, reserve: int, limits: ReceiverLimits | None, **settings: Any
+    ) -> None:
         self.staging = Staging(folder, reserve_bytes=reserve)
         self.got: list[Received] = []
-        self.receiver = Receiver(ReceiverSettings(host=HOST, port=0, **settings), self.staging, deliver or self._keep)
+        self.receiver = Receiver(ReceiverSettings(host=HOST, port=0, **settings), self.staging, deliver or self._keep, limits)
         self.receiver.start()
         self.port = self.receiver.port
 
@@ -70,8 +73,10 @@ Open = Callable[..., Bench]
 def receiving(tmp_path: Path) -> Iterator[Open]:
     benches: list[Bench] = []
 
-    def open_bench(deliver: Callable[[Received], Any] | None = None, reserve: int = 1 << 20, **settings: Any) -> Bench:
-        benches.append(Bench(tmp_path / f"staging{len(benches)}", deliver, reserve, **settings))
+    def open_bench(
+        deliver: Callable[[Received], Any] | None = None, reserve: int = 1 << 20, limits: ReceiverLimits | None = None, **settings: Any
+    ) -> Bench:
+        benches.append(Bench(tmp_path / f"staging{len(benches)}", deliver, reserve, limits, **settings))
         return benches[-1]
 
     yield open_bench
@@ -155,7 +160,7 @@ def test_context_choice(receiving: Open) -> None:
     """The first syntax proposed is taken, or the configured one; a query service is refused."""
     contexts = (ProposedContext(CT_CLASS, (EXPLICIT, IMPLICIT)), ProposedContext(dimse.STUDY_ROOT_FIND, (IMPLICIT,)))
     for order, chosen in (((), EXPLICIT), ((IMPLICIT,), IMPLICIT)):
-        association = receiving(transfer_syntax_order=order).associate(*contexts)
+        association = receiving(transfer_syntaxes=order).associate(*contexts)
         assert {c.abstract_syntax: c.transfer_syntax for c in association.contexts.values()} == {CT_CLASS: chosen}
         association.release()
     assert is_storage_class("1.2.840.10008.5.1.1.27") and not is_storage_class("1.2.840.10008.1.20.1")
@@ -175,7 +180,7 @@ def test_wrong_title_and_address(receiving: Open) -> None:
 
 def test_limit_and_stop_are_told_as_temporary(receiving: Open) -> None:
     """Too many associations, and a receiver that is stopping, reject for now, while open associations go on."""
-    bench = receiving(max_associations=1)
+    bench = receiving(limits=ReceiverLimits(max_associations=1))
     association = bench.associate()
     for reason, before in ((2, lambda: None), (1, bench.receiver.stop_accepting)):
         before()
@@ -205,7 +210,7 @@ def test_what_breaks_off_leaves_nothing(receiving: Open) -> None:
 
 def test_half_a_pdu_and_silence_end_in_time(receiving: Open) -> None:
     """A sender that stops in the middle of a PDU is dropped after `idle_s`; nothing of it stays."""
-    bench = receiving(idle_s=0.3)
+    bench = receiving(limits=ReceiverLimits(idle_s=0.3))
     sop, dataset = ct()
     association = bench.associate()
     association.send_command(1, store_rq(CT_CLASS, sop))

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate import errors
+from migrate.config import ReceiverSettings
 from migrate.dicom import dimse, scu
 from migrate.dicom.move import MoveResult, move
-from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.dicom.receiver import Receiver
 from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.model import Received
 from migrate.staging.area import Staging

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from migrate.model import HabitLearned
 from migrate.reports import habits
-from migrate.sources.probe_asking import NAMES
+from migrate.sources.probe.asking import NAMES
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "probe.md"
 

@@ -12,9 +12,9 @@ import threading
 
 from migrate.errors import NothingSent, SendingStopped, SourceError, SourceStalled
 from migrate.model import InstanceRef, StudyRef, Wanted
-from migrate.sources import dimse_check
-from migrate.sources.attempt import Attempt
-from migrate.sources.dimse_pacs import DimsePacs
+from migrate.sources.dimse import check
+from migrate.sources.dimse.attempt import Attempt
+from migrate.sources.dimse.pacs import DimsePacs
 
 _IN_A_ROW = 3  # different studies
 _SAMPLES = 5
@@ -65,5 +65,5 @@ class Breaker:
         return False
 
     def _samples(self, other_than: StudyRef) -> list[InstanceRef]:
-        plans = itertools.islice(dimse_check.samples(self._source, {*self._studies, other_than.study}), _SAMPLES)
+        plans = itertools.islice(check.samples(self._source, {*self._studies, other_than.study}), _SAMPLES)
         return [next(InstanceRef(plan.study.study, series.series, series.sops[0]) for series in plan.series if series.sops) for plan in plans]

@@ -6,22 +6,22 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
 from pydicom.tag import Tag
 
-from migrate.config import ReceiverConfig
+from migrate.config import ReceiverSettings
 from migrate.counted import counted
 from migrate.dicom.move import move
-from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.dicom.receiver import Receiver
 from migrate.dicom.scu import Peer
 from migrate.dicom.trial import Clock
 from migrate.errors import PacsMigrateError
 from migrate.model import HabitLearned, InstanceRef, Received
-from migrate.sources.peers import addresses
+from migrate.sources.dimse.peer import with_addresses
 from migrate.staging.area import Staging
 
 _MOVE_S, _LATE_S = 12.0, 2.0
@@ -38,7 +38,7 @@ class _Taken:
 class Sample:
     """C-MOVEs of single images to a receiver of its own; `patient_of` gives the PatientID that a C-MOVE must name."""
 
-    def __init__(self, peer: Peer, receiver: ReceiverConfig, clock: Clock, patient_of: Callable[[str], str | None]) -> None:
+    def __init__(self, peer: Peer, receiver: ReceiverSettings, clock: Clock, patient_of: Callable[[str], str | None]) -> None:
         self._peer, self._receiver, self._clock, self._patient_of = peer, receiver, clock, patient_of
         self._lock = threading.Lock()
         self._taken = _Taken()
@@ -58,11 +58,7 @@ class Sample:
 
     def retrieve(self, sample: Sequence[InstanceRef], staging: Staging) -> list[HabitLearned]:
         """What two retrievals of these tell, as far as anything comes. Raises PortInUse."""
-        settings = ReceiverSettings(
-            self._receiver.ae_title, self._receiver.host, self._receiver.port, tuple(address for name in self._receiver.allow for address in addresses(name)), self._receiver.allow_ae,
-            self._receiver.max_pdu, transfer_syntax_order=self._receiver.transfer_syntaxes, tls=self._receiver.tls,
-        )  # fmt: skip
-        receiver = Receiver(settings, staging, self._received)
+        receiver = Receiver(replace(with_addresses(self._receiver), ack="received"), staging, self._received)
         receiver.start()
         taken: list[_Taken] = []
         try:

@@ -14,7 +14,7 @@ from migrate.dicom import dimse
 from migrate.dicom.scu import FindSession, QueryRefused
 from migrate.errors import QueryFailed
 from migrate.model import StudyFound
-from migrate.sources.patient_list import Listed, Listing, is_askable, stop_if
+from migrate.sources.dimse.patient_list import Listed, Listing, is_askable, stop_if
 
 _PATIENT_ID, _STUDY_UID, _STUDY_DATE = dimse.PATIENT_ID, dimse.STUDY_UID, 0x00080020
 _COMPARED = 5  # of the patients whose answers are the largest and agree with the PACS's own number

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 
-from migrate.config import ReceiverConfig, SourceSettings
+from migrate.config import ReceiverSettings, SourceSettings
 from migrate.dicom import dimse
 from migrate.errors import MoveDestinationUnknown, MoveFailed, SourceError, VanishedAtSource
 from migrate.model import Finding, Received, RetrieveEnded, StudyRef, Wanted
-from migrate.sources import dimse_check
-from migrate.sources.attempt import Attempt
-from migrate.sources.breaker import Breaker
-from migrate.sources.dimse_pacs import DimsePacs
+from migrate.sources.dimse import check
+from migrate.sources.dimse.attempt import Attempt
+from migrate.sources.dimse.breaker import Breaker
+from migrate.sources.dimse.pacs import DimsePacs
 from migrate.staging.area import Staging, local_error
 
 _WAITS = 0.05  # seconds between two looks at what has come
@@ -27,7 +27,7 @@ class DimseMove(DimsePacs):
     def __init__(
         self,
         settings: SourceSettings,
-        receiver: ReceiverConfig,
+        receiver: ReceiverSettings,
         staging: Staging,
         deliver: Callable[[Received], Future[None] | None],
         associations: int | None = None,
@@ -85,4 +85,4 @@ class DimseMove(DimsePacs):
 
     def check(self) -> list[Finding]:
         """C-ECHO, C-FIND, and a C-MOVE of one instance to ourselves."""
-        return dimse_check.check(self)
+        return check.check(self)

@@ -9,7 +9,7 @@ from migrate.dicom.scu import FindSession, Peer
 from migrate.errors import QueryFailed, SourceError
 from migrate.lists.studies import Entry, Key, StudyList
 from migrate.model import StudyFound
-from migrate.sources import study_rows
+from migrate.sources.dimse import study_rows
 
 UIDS_A_QUESTION = 50
 _TAGS = {Key.STUDY: study_rows.STUDY_UID, Key.ACCESSION: study_rows.ACCESSION, Key.PATIENT: study_rows.PATIENT_ID}

@@ -13,15 +13,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 
-from migrate.config import ReceiverConfig, SourceSettings
-from migrate.dicom.receiver import Receiver, ReceiverSettings
+from migrate.config import ReceiverSettings, SourceSettings
+from migrate.dicom.receiver import Receiver, ReceiverLimits
 from migrate.dicom.scu import FindSession
 from migrate.model import Received, SeriesPlan, StudyFound, StudyPlanned, StudyRef, Window, is_uid
-from migrate.sources import study_rows
-from migrate.sources.arrivals import Arrivals
-from migrate.sources.patients import Patients
-from migrate.sources.peers import addresses, peer_of
-from migrate.sources.places import Places
+from migrate.sources.dimse import study_rows
+from migrate.sources.dimse.arrivals import Arrivals
+from migrate.sources.dimse.association_limit import AssociationLimit
+from migrate.sources.dimse.patients import Patients
+from migrate.sources.dimse.peer import peer_of, with_addresses
 from migrate.staging.area import Staging
 
 _STUDY_UID, _SERIES_UID, _SOP_UID = 0x0020000D, 0x0020000E, 0x00080018
@@ -37,7 +37,7 @@ class DimsePacs:
     def __init__(
         self,
         settings: SourceSettings,
-        receiver: ReceiverConfig,
+        receiver: ReceiverSettings,
         staging: Staging,
         deliver: Callable[[Received], Future[None] | None],
         associations: int | None = None,
@@ -49,28 +49,14 @@ class DimsePacs:
         self._deliver = deliver
         self.staging = staging
         self.stopped = threading.Event()
-        self.places = Places(associations, self.stopped)
+        self.places = AssociationLimit(associations, self.stopped)
         self.title = receiver.ae_title
         self.peer = peer_of(settings, receiver)
         self._move_ids = itertools.count()
         self.patients = Patients(self.stopped)
-        self.receiver = Receiver(
-            ReceiverSettings(
-                receiver.ae_title,
-                receiver.host,
-                receiver.port,
-                tuple(address for name in receiver.allow for address in addresses(name)),
-                receiver.allow_ae,
-                receiver.max_pdu,
-                receiver.ack,
-                idle_s=2 * settings.stall_s,  # whoever waits for the study has to notice it first
-                dataset_s=settings.attempt_s,
-                transfer_syntax_order=receiver.transfer_syntaxes,
-                tls=receiver.tls,
-            ),
-            staging,
-            self._received,
-        )
+        # Whoever waits for the study has to notice the silence first.
+        limits = ReceiverLimits(idle_s=2 * settings.stall_s, dataset_s=settings.attempt_s)
+        self.receiver = Receiver(with_addresses(receiver), staging, self._received, limits)
 
     def open(self) -> None:
         self.receiver.start()

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from migrate.dicom.scu import FindSession, echo
 from migrate.errors import NothingSent, PacsMigrateError, QueryFailed
 from migrate.model import Finding, StudyPlanned, Wanted, Window
-from migrate.sources.attempt import Attempt
-from migrate.sources.dimse_pacs import DimsePacs
-from migrate.sources.study_rows import PATIENT_ID
+from migrate.sources.dimse.attempt import Attempt
+from migrate.sources.dimse.pacs import DimsePacs
+from migrate.sources.dimse.study_rows import PATIENT_ID
 
 
 def check(source: DimsePacs) -> list[Finding]:

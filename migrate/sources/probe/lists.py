@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from migrate.model import InstanceRef, is_uid
-from migrate.sources.probe_asking import IN_SERIES, IN_STUDY, MODALITIES, SERIES_UID, SOP, STUDY, Asking
+from migrate.sources.probe.asking import IN_SERIES, IN_STUDY, MODALITIES, SERIES_UID, SOP, STUDY, Asking
 
 _COUNTED, _SERIES = 5, 8
 _KEPT_S = 40.0  # for what comes after the counting: retrieval

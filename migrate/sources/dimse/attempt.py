@@ -16,7 +16,7 @@ from migrate.dicom.move import MAX_SOPS, MoveResult, move
 from migrate.errors import MoveFailed, MoveRefused, SourceBusy, SourceError, SourceStalled
 from migrate.failpoints import reach
 from migrate.model import RetrieveEnded, StudyRef, Wanted
-from migrate.sources.dimse_pacs import DimsePacs
+from migrate.sources.dimse.pacs import DimsePacs
 
 _WAITS = 0.05  # seconds between two looks at what has come
 _FRUITLESS = 20  # C-MOVEs in a row that broke or failed and brought nothing: halving 900 images down to one takes 11

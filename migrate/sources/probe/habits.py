@@ -11,15 +11,15 @@ import string
 from collections import Counter
 from collections.abc import Mapping
 
-from migrate.config import ReceiverConfig, SourceSettings
+from migrate.config import ReceiverSettings, SourceSettings
 from migrate.dicom import dimse, trial
 from migrate.dicom.scu import Peer, associate
 from migrate.dicom.trial import Answer, Clock, Questioner
 from migrate.model import HabitLearned
-from migrate.sources.probe_asking import CONNECT_S, DATE, FEW, PATIENT, QUESTION_S, ROWS, STUDY, TOTAL_S, Asking, Row
-from migrate.sources.probe_keys import ask_keys, ask_ranges, ask_undated, is_day, next_day
-from migrate.sources.probe_lists import ask_relational, first_images
-from migrate.sources.probe_sample import Sample
+from migrate.sources.probe.asking import CONNECT_S, DATE, FEW, PATIENT, QUESTION_S, ROWS, STUDY, TOTAL_S, Asking, Row
+from migrate.sources.probe.keys import ask_keys, ask_ranges, ask_undated, is_day, next_day
+from migrate.sources.probe.lists import ask_relational, first_images
+from migrate.sources.probe.sample import Sample
 from migrate.staging.area import Staging
 
 _QUICK_S = 8.0
@@ -32,7 +32,7 @@ class DimseProbe(Asking):
     `known` are the habits that are on record already, learned by sweeps. One use each.
     """
 
-    def __init__(self, settings: SourceSettings, receiver: ReceiverConfig, known: Mapping[str, str] | None = None, *, total_s: float = TOTAL_S) -> None:
+    def __init__(self, settings: SourceSettings, receiver: ReceiverSettings, known: Mapping[str, str] | None = None, *, total_s: float = TOTAL_S) -> None:
         answer_s = min(QUESTION_S, settings.stall_s)
         super().__init__(Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, connect_s=CONNECT_S, answer_s=answer_s), total_s)
         self._settings, self._receiver = settings, receiver

@@ -12,7 +12,7 @@ from migrate.errors import SourceStalled, SourceUnreachable
 _TRY_MORE = 100  # associations without a rejection, after which one more at once is tried
 
 
-class Places:
+class AssociationLimit:
     """Gives places, no more at once than `limit` (None: any number) and than the PACS takes: where it rejects one of several for
     now, there are only as many as the others. Thread-safe."""
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
-from migrate.config import ReceiverConfig, SourceSettings
+from migrate.config import ReceiverSettings, SourceSettings
 from migrate.dicom.scu import Peer
 from migrate.errors import SourceUnreachable
 
 
-def peer_of(settings: SourceSettings, receiver: ReceiverConfig) -> Peer:
+def peer_of(settings: SourceSettings, receiver: ReceiverSettings) -> Peer:
     """The PACS as we call it: by the receiver's AE title, which is the one that it knows us by."""
     return Peer(settings.host, settings.port, settings.ae_title, receiver.ae_title, answer_s=settings.stall_s, tls=settings.tls)
 
 
-def addresses(name: str) -> list[str]:
-    """The addresses behind a host name; a network or an address stands for itself."""
+def with_addresses(receiver: ReceiverSettings) -> ReceiverSettings:
+    """The same with the addresses behind each host name in `allow`. Raises SourceUnreachable where one cannot be resolved."""
+    return replace(receiver, allow=tuple(address for name in receiver.allow for address in _addresses(name)))
+
+
+def _addresses(name: str) -> list[str]:
     if "/" in name:
         return [name]
     try:

@@ -6,7 +6,7 @@ import datetime
 from collections import Counter
 from collections.abc import Callable
 
-from migrate.sources.probe_asking import ACCESSION, DATE, IGNORES, KEY_NAMES, MODALITIES, PATIENT, STUDY, TIME, Asking, Row
+from migrate.sources.probe.asking import ACCESSION, DATE, IGNORES, KEY_NAMES, MODALITIES, PATIENT, STUDY, TIME, Asking, Row
 
 
 def _reference(asking: Asking) -> Row | None:

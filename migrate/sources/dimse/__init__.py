@@ -1,0 +1,1 @@
+"""A PACS that answers C-FIND and sends by C-MOVE: `move` is the source, and works with the rest."""
