@@ -28,8 +28,8 @@ from migrate.scheduling import Stage, collect
 log = logging.getLogger(__name__)
 
 _BATCH = 512
-_CHUNK = 100  # facts that a long answer hands on together; 100 such lists may wait
-_FACTS, _PATIENCE_S = 20_000, 1.0  # in one transaction; and how long the rows of a long answer wait for as many
+_CHUNK = 100  # facts that a long answer hands on together; 20 such lists may wait
+_FACTS, _PATIENCE_S = 10_000, 1.0  # in one transaction; and how long the rows of a long answer wait for as many
 _POLL_S = 0.25
 STOP_GRACE_S = 25.0
 
@@ -57,7 +57,7 @@ class Pipeline:
         self._manifest, self._settle, self._final_path, self._after_commit = manifest, settle, final_path, after_commit
         self._unreachable_s, self._on_commit = unreachable_s, on_commit
         self._arrivals: queue.Queue[Any] = queue.Queue(maxsize=10_000)
-        self._facts: queue.Queue[Any] = queue.Queue(maxsize=100)
+        self._facts: queue.Queue[Any] = queue.Queue(maxsize=20)
         self._wake = threading.Event()
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed

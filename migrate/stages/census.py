@@ -27,10 +27,9 @@ from migrate.model import (
 )
 from migrate.sources import Source
 from migrate.stages.questions import by_date, closed, is_far, parts
-from migrate.stages.sweep import NAMES, Row, Sweep, ask_again, ids, learned_cap, refused
+from migrate.stages.sweep import AT_ONCE, NAMES, Row, Sweep, ask_again, both_again, ids, learned_cap, refused
 
 _PATIENTS_A_SHARE = 250
-_AT_ONCE = 20  # windows that are asked again together
 Select = Callable[[StudyFound, Window], StudyFound | None]
 """What the selection makes of a row: the same, excluded with a reason, or None: no concern of this sweep."""
 
@@ -149,16 +148,11 @@ def _compare_with_keyless(sweep: Sweep) -> list[Outcome]:
     row = sweep.keyless
     if row is None or row["state"] != WindowState.ANSWERED or sweep.capped(row) or sweep.no_dates or sweep.keyless_shows_all:
         return []
-    again = sweep.again(row)
-    if not again:
-        return ask_again(sweep, [row])
-    shown = [row["id"], *ids(again)]
-    asked_twice = [each for each in sweep.dated if sweep.again(each)]
-    if not sweep.shown_only_by(sweep.now(asked_twice), shown):  # what was missing so far has vanished: look at the next one
-        return ask_again(sweep, sweep.lacking(sweep.dated, shown)[:_AT_ONCE])
+    if more := both_again(sweep, row, sweep.dated):
+        return more
     if row["row_count"] < max((each["row_count"] for each in sweep.dated), default=0):
         return []  # no cap: it is not answered in earnest
-    return learned_cap(row, again, "without a key, and questions by date show more")
+    return learned_cap(row, sweep.again(row), "without a key, and questions by date show more")
 
 
 def _prove_top(sweep: Sweep) -> list[Outcome]:
@@ -280,30 +274,27 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
     if seen and not sweep.shown_only_by(reference, seen):
         return _said(row, f"{trouble}; asked by other keys instead, which together show again all that was found by date.", False)
     if seen and (doubtful := sweep.lacking([*sweep.dated, row] if answered else sweep.dated, seen)):
-        return ask_again(sweep, doubtful[:_AT_ONCE])  # they may have vanished meanwhile
+        return ask_again(sweep, doubtful[:AT_ONCE])  # they may have vanished meanwhile
     return _said(row, f"{trouble}, and no other key shows all that was found by date; studies without a date may hide.", True)
 
 
 def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
-    """A whole answer without any undated study may hide them all, and one with a round number of rows some: one other key is asked, too."""
-    keys = sweep.cuts(window_of(row))
-    if sweep.shown_only_by([row["id"]], ids(sweep.dated)):
-        if not _looks_like_a_cap(row["row_count"]):
-            return []
-        keys = tuple(sorted(keys, key=lambda by: by != "modality"))  # the fewest questions
-    for by in keys:
-        more = _cut_family(sweep, row, by)
-        if more:
+    """A whole answer may still hide studies without a date, all or those behind a cap that no date comes near: one more key is asked."""
+    for by in sorted(sweep.cuts(window_of(row)), key=lambda by: (sweep.is_known_bad(by), by != "modality")):  # which takes few questions
+        if more := _cut_family(sweep, row, by):
             return more
-        if sweep.whole(row, by):
-            hidden = sweep.shown_only_by(ids(sweep.leaves(row, by)), [row["id"], *ids(sweep.dated)])
-            return _said(row, f"The question without a key hides {counted(hidden, 'study')} that {NAMES[by]} shows.", False) if hidden else []
+        if not sweep.whole(row, by):
+            continue
+        leaves, dated = sweep.leaves(row, by), ids(sweep.dated)
+        hidden = sweep.shown_only_by(sweep.now(leaves), [row["id"], *ids(sweep.again(row)), *dated])
+        if not hidden:
+            return []
+        if more := both_again(sweep, row, leaves, dated):
+            return more
+        if sweep.shown_only_by([row["id"]], dated):
+            return learned_cap(row, sweep.again(row), f"without a key, and questions by {NAMES[by]} show more")
+        return _said(row, f"The question without a key hides {counted(hidden, 'study')} that {NAMES[by]} shows.", False)
     return []
-
-
-def _looks_like_a_cap(rows: int) -> bool:
-    """A cap is set by people: a multiple of 50, a power of two, or one less; and none is larger than 100,000."""
-    return 0 < rows <= 100_000 and (rows % 50 == 0 or (rows > 50 and 1 in (rows.bit_count(), (rows + 1).bit_count())))
 
 
 def _open_ends(sweep: Sweep) -> list[Outcome]:

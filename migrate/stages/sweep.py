@@ -12,6 +12,7 @@ from migrate.model import HabitLearned, Outcome, PartBy, Window, WindowsPlanned,
 from migrate.stages.questions import cuts, parts
 
 Row = sqlite3.Row
+AT_ONCE = 20  # windows that are asked again together
 _BAD_KEYS = ("yes", "refused", "finds nothing")  # values of a habit that speak against asking by a key
 _HABITS: dict[PartBy, str] = {
     "time": "ignores_time", "modality": "ignores_modality", "patient": "ignores_patient_id", "accession": "ignores_accession"
@@ -67,9 +68,13 @@ class Sweep:
 
         def rank(by: PartBy) -> tuple[bool, bool, bool]:
             best = of_keyless and self.habits.get("splits_by") == by
-            return self.habits.get(_HABITS.get(by, "")) in _BAD_KEYS, not best, _KEYS.get(by) not in shows_undated
+            return self.is_known_bad(by), not best, _KEYS.get(by) not in shows_undated
 
         return tuple(sorted(keys, key=rank))
+
+    def is_known_bad(self, by: PartBy) -> bool:
+        """A habit on record says that the PACS ignores or refuses this key, or finds nothing by it."""
+        return self.habits.get(_HABITS.get(by, "")) in _BAD_KEYS
 
     @functools.cached_property
     def keyless_shows_all(self) -> bool:
@@ -226,6 +231,20 @@ def learned_cap(row: Row, again: Sequence[Row], why: str) -> list[Outcome]:
 def ask_again(sweep: Sweep, rows: Iterable[Row]) -> list[Outcome]:
     """The same questions once more."""
     return [WindowsPlanned(sweep.number, (window_of(row),), row["id"], purpose="again") for row in rows]
+
+
+def both_again(sweep: Sweep, row: Row, others: Sequence[Row], known: Sequence[int] = ()) -> list[Outcome]:
+    """What to ask once more before an answer is believed to lack what others show, and the `known` ones do not: that may have come or gone since.
+
+    First this question after all the others, then those that show more; nothing once one of them has shown it again.
+    """
+    shown = [row["id"], *ids(sweep.again(row))]
+    if max(shown) < max(ids(others)):
+        return ask_again(sweep, [row])
+    shown += known
+    if sweep.shown_only_by(sweep.now(each for each in others if sweep.again(each)), shown):
+        return []
+    return ask_again(sweep, sweep.lacking(others, shown)[:AT_ONCE])
 
 
 def refused(row: Row) -> bool:

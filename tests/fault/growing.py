@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from migrate.practice.faults import Conduct
 from migrate.practice.holdings import Holdings
@@ -17,11 +17,11 @@ from migrate.practice.studies import Archive
 
 
 class Growing(Holdings):
-    """Of an archive the `first` studies by number, and `a_second` more with every second."""
+    """Of an archive the studies that have come by now."""
 
-    def __init__(self, archive: Archive, first: int, a_second: float) -> None:
+    def __init__(self, archive: Archive, has_come: Callable[[StudyRecord], bool]) -> None:
         super().__init__(archive, Conduct(()))
-        self._first, self._a_second, self._began = first, a_second, time.monotonic()
+        self._has_come = has_come
 
     def find(self, uid: str) -> StudyRecord | None:
         study = super().find(uid)
@@ -33,14 +33,12 @@ class Growing(Holdings):
     def ranked(self, span: range) -> Iterator[StudyRecord]:
         return filter(self._has_come, super().ranked(span))
 
-    def _has_come(self, study: StudyRecord) -> bool:
-        return study.number < self._first + self._a_second * (time.monotonic() - self._began)
-
 
 def main(port: int, receiver: int, studies: int, first: int, a_second: float) -> None:
     archive = Archive(studies, shapes=dict.fromkeys(range(first), (("MG", 1),)))
     pacs = PracticePacs(archive, port=port, destinations={"PACSMIGRATE": ("127.0.0.1", receiver)})
-    pacs.holdings = Growing(archive, first, a_second)
+    began = time.monotonic()
+    pacs.holdings = Growing(archive, lambda study: study.number < first + a_second * (time.monotonic() - began))
     with pacs:
         print("listens", flush=True)
         sys.stdin.read()

@@ -37,7 +37,7 @@ SENDS_MORE = frozenset(("twice", "skip-first", "abort-store"))
 RETRY = "attempts = 20\nfirst_wait_s = 0.05\nmax_wait_s = 0.5\nunreachable_s = 20"
 ASSOCIATIONS = 2
 FIRST, EVERY_MIN = 40_000, "0.5"
-"""How many studies the PACS of the long run lists from the start, more than a run ever holds at once (20,000 in a transaction, 10,000 that
+"""How many studies the PACS of the long run lists from the start, more than a run ever holds at once (10,000 in a transaction, 2,000 that
 wait for it), so that its memory does not follow the list; and how long that run waits between two rounds."""
 LONG_SOURCE = 'settle_s = 0.3\nassociations = 1\nmodalities = ["CR", "CT", "MR", "US"]'
 WARM_BYTES, WARM_S = 18 << 20, 1200.0

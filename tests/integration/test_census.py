@@ -21,6 +21,7 @@ from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from migrate.sources.probe.habits import DimseProbe
+from tests.fault.growing import Growing
 from tests.sweeps import Swept, configure, sweep, sweep_with
 
 # Those that come late in the list are about retrieval; answers that are slow or never come cost time, and have tests of their own.
@@ -67,11 +68,23 @@ def test_a_cap_of_any_size_is_found_and_written_down(tmp_path: Path, cap: int, s
     assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, str(cap))
 
 
-def test_a_round_number_of_rows_is_not_taken_for_all_there_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("studies", [46, 151])
+def test_a_cap_that_hides_only_a_study_without_a_date_is_seen(tmp_path: Path, studies: int) -> None:
     """A cap between the number of studies with a date and that of all studies shows in no question by date: another key is asked."""
-    archive = Archive(151)  # the last one has no date
-    swept, _ = sweep_with(tmp_path, archive, ["null-dates", "silent-cap=150"])
-    assert (swept.found, swept.blocked) == (uids(archive), False)
+    archive = Archive(studies)  # the last one has no date
+    swept, _ = sweep_with(tmp_path, archive, ["null-dates", f"silent-cap={studies - 1}"])
+    assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, str(studies - 1))
+
+
+def test_a_study_that_comes_amid_the_questions_is_not_taken_for_a_hidden_one(tmp_path: Path) -> None:
+    """What only the last questions show was not there before: no cap is learned, and no second key asked."""
+    archive = Archive(24)  # number 7 has no date
+    with PracticePacs(archive) as pacs:
+        pacs.holdings = Growing(archive, lambda study: study.number != 7 or pacs.counts["find STUDY"] > 61)
+        swept = sweep(configure(tmp_path, pacs))
+        asked = pacs.counts["find STUDY"]
+    assert (swept.found, swept.blocked, swept.habits, swept.suspicions) == (uids(archive), False, {}, ())
+    assert asked < 150
 
 
 def test_a_single_day_behind_a_cap_is_cut_by_other_keys(tmp_path: Path) -> None:
