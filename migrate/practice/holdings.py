@@ -32,7 +32,7 @@ class Holdings(Archive):
     """
 
     def __init__(self, archive: Archive, conduct: Conduct) -> None:
-        super().__init__(len(archive), archive.seed, pixels=archive.pixels, shapes=archive.shapes, more=archive.more)
+        super().__init__(len(archive), archive.seed, pixels=archive.pixels, shapes=archive.shapes, more=archive.more, each=archive.each)
         self._conduct = conduct
         self._lock = threading.Lock()
         self._seen = lru_cache(512)(self._as_known)  # what is computed of a study is computed once
@@ -93,7 +93,7 @@ class Holdings(Archive):
         for number in numbers:
             if number not in self._gone and number not in self._given:
                 yield self.study(number)
-            yield from (self._twin(twin) for twin in (number - 2, number + 2) if self._partner(twin) == number and twin not in self._gone)
+            yield from (self._twin(twin) for twin in (number - self.each, number + self.each) if self._partner(twin) == number and twin not in self._gone)
 
     def named(self, uid: str) -> Iterator[StudyRecord]:
         study = self.find(uid)
@@ -124,7 +124,7 @@ class Holdings(Archive):
             return None
         if number not in self._given and not (self._conduct.of("two-patients", number) and self._plain(number).series):
             return None
-        partner = number + 2 if number + 2 < self._count else number - 2
+        partner = number + self.each if number + self.each < self._count else number - self.each
         return partner if partner >= 0 else None
 
     def _twin(self, number: int) -> StudyRecord:

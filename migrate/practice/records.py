@@ -92,6 +92,7 @@ class Maker(Protocol):
 
     seed: int
     root: str
+    each: int
 
     def day_of(self, number: int) -> str: ...
     def shape_of(self, number: int) -> Shape: ...
@@ -114,7 +115,7 @@ class StudyRecord:
     def __init__(self, archive: Maker, number: int, **known: object) -> None:
         self._archive, self.number = archive, number
         self.uid = f"{archive.root}.{number}"
-        self.patient = number // 2  # two studies each
+        self.patient = number // archive.each
         self._known = known
         self.__dict__.update(known)
 

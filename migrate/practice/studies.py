@@ -26,16 +26,16 @@ class Archive:
     """`studies` synthetic studies of a `seed`, none of which is held: all is arithmetic, by number, date or patient.
 
     `pixels` is the edge of native images; `shapes` says of some studies what they hold; `more` is put into every
-    data set. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
+    data set; `each` patient has so many studies, one after the other. Studies 4 (no images) and 7 (no date) are odd where there are ten or more.
     Raises ValueError for a seed outside of 0..9999 or more than ten million studies.
     """
 
     def __init__(self, studies: int = 20, seed: int = 1, *, pixels: int = 64, shapes: Mapping[int, Shape] | None = None,
-                 more: Mapping[int, Element] | None = None) -> None:  # fmt: skip
+                 more: Mapping[int, Element] | None = None, each: int = 2) -> None:  # fmt: skip
         if not 0 <= seed <= 9999 or not 0 <= studies <= 10_000_000 or not 2 <= pixels <= 16384:
             raise ValueError("seed 0..9999, studies 0..10,000,000, pixels 2..16384")
         self.seed, self.pixels, self._count = seed, pixels, studies
-        self.shapes, self.more = shapes or {}, more or {}
+        self.shapes, self.more, self.each = shapes or {}, more or {}, each
         self.root = f"{UID_ROOT}.{seed}"
         self._days = Days(studies, seed)
         self._plain = lru_cache(512)(lambda number: StudyRecord(self, number))
@@ -94,7 +94,7 @@ class Archive:
     def of_patient(self, start: str, whole: bool = False) -> range:
         """The numbers of the studies whose Patient ID begins with (or, if `whole`, is) `start`."""
         found = _with_prefix(f"P{self.seed:04}", start, whole)
-        return range(min(found.start * 2, len(self)), min(found.stop * 2, len(self)))
+        return range(min(found.start * self.each, len(self)), min(found.stop * self.each, len(self)))
 
     def of_accession(self, start: str, whole: bool = False) -> range:
         """The numbers of the studies whose Accession Number begins with (or, if `whole`, is) `start`."""
@@ -130,8 +130,8 @@ class Archive:
         return "" if number == UNDATED and self._count >= 10 else self._days.day(number)
 
     def birth_date(self, patient: int) -> str:
-        pair = (patient * 2, patient * 2 + 1)
-        first = min((day for of in pair if of < self._count and (day := self.day_of(of))), default="20260101")
+        studies = range(patient * self.each, min((patient + 1) * self.each, self._count))
+        first = min(filter(None, map(self.day_of, studies)), default="20260101")
         minor = self.dice(patient, "minor", 5) == 0
         age_days = self.dice(patient, "age", 17 * 365) if minor else 18 * 365 + self.dice(patient, "age", 75 * 365)
         return (date(int(first[:4]), int(first[4:6]), int(first[6:])) - timedelta(age_days)).strftime("%Y%m%d")

@@ -9,26 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from migrate.practice import records, studies
 from migrate.practice.studies import Archive
 from tests.runs import changing, command, data_sets, free_port, practice, truth
 from tests.sweeps import sweep_with
-
-
-def give_each_patient(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """Patients of the practice archive have so many studies each, instead of two."""
-    plain = records.StudyRecord.__init__
-
-    def init(self: records.StudyRecord, archive: Archive, number: int, **known: object) -> None:
-        plain(self, archive, number, **known)
-        self.patient = number // count
-
-    def of_patient(self: Archive, start: str, whole: bool = False) -> range:
-        found = studies._with_prefix(f"P{self.seed:04}", start, whole)
-        return range(min(found.start * count, len(self)), min(found.stop * count, len(self)))
-
-    monkeypatch.setattr(records.StudyRecord, "__init__", init)
-    monkeypatch.setattr(studies.Archive, "of_patient", of_patient)
 
 
 def patient_ids_in(folder: Path, archive: Archive, *said: str) -> list[str]:
@@ -78,10 +61,9 @@ def test_who_hides_behind_a_cap_as_large_as_all_others_is_seen_by_name(tmp_path:
     assert swept.habits["cap_patients"] == "4"
 
 
-def test_a_cap_on_the_studies_of_one_patient_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cap_on_the_studies_of_one_patient_is_found(tmp_path: Path) -> None:
     """Of patients with more studies than one answer shows, all are found, and the cap is the one of a single C-FIND."""
-    give_each_patient(monkeypatch, 7)
-    archive = Archive(14)
+    archive = Archive(14, each=7)
     swept, _ = sweep_with(tmp_path, archive, ["patient-root-only", "silent-cap=3"])
     assert swept.found == {study.uid for study in archive}
     assert [said for said in swept.suspicions if "lists of patients" not in said and "may hide" in said] == []
