@@ -69,7 +69,7 @@ def seaweedfs(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
     """SeaweedFS in one process, its data under `folder`; yields when it stores and answers.
 
     All ports are chosen here: it would derive some from others, and parallel runs would clash. The same folder and
-    `ports` (SEAWEEDFS_PORTS of them) again are the same store again.
+    `ports` (SEAWEEDFS_PORTS of them) again are the same store again. The sockets that it makes in /tmp, wherever its data lie, are removed.
     """
     ports = ports or free_ports(SEAWEEDFS_PORTS)
     (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -86,8 +86,12 @@ def seaweedfs(folder: Path, ports: Sequence[int] = ()) -> Iterator[S3Server]:
         "-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
         "-master.telemetry=false", f"-s3.config={folder / 's3.json'}", "-master.volumeSizeLimitMB=256",
     ]  # fmt: skip
-    with _running(command, folder / "weed.log", f"http://127.0.0.1:{ports[0]}") as server:
-        yield server
+    try:
+        with _running(command, folder / "weed.log", f"http://127.0.0.1:{ports[0]}") as server:
+            yield server
+    finally:
+        for path in (path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

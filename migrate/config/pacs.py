@@ -12,6 +12,7 @@ from typing import Any
 
 from migrate.config.settings import ReceiverSettings, SourceSettings, TlsSettings
 from migrate.config.table import AMOUNT, PORT, POSITIVE, TITLE, Table, are_modalities, is_amount, is_network, is_port, is_positive, is_title
+from migrate.model import is_uid
 
 
 def source_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> SourceSettings | None:
@@ -53,7 +54,7 @@ def receiver_of(base: Path, data: dict[str, Any], mistakes: list[str]) -> Receiv
                                   must="a list of AE titles")),
         max_pdu=table.take("max_pdu", int, 131072, fits=lambda n: 4096 <= n <= 1 << 24, must="from 4096 to 16777216"),
         ack=table.take("ack", str, "received", fits=lambda t: t in ("received", "durable"), must='"received" or "durable"'),
-        transfer_syntaxes=tuple(table.take("transfer_syntaxes", list, [], fits=lambda v: all(isinstance(t, str) for t in v),
+        transfer_syntaxes=tuple(table.take("transfer_syntaxes", list, [], fits=lambda v: all(isinstance(t, str) and is_uid(t) for t in v),
                                            must="a list of transfer syntax UIDs, the most wanted first")),
         tls=tls_of(base, table, mistakes),
     )  # fmt: skip

@@ -44,6 +44,9 @@ class Table:
         if isinstance(value, float) and not math.isfinite(value):
             self.wrong(key, f"must be {must or 'a number'}, and finite")
             return default
+        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f]", value):
+            self.wrong(key, "holds a control character (such as NUL or a line break), which no name, address or path of it may have")
+            return default
         if fits is not None and not fits(value):
             self.wrong(key, f"must be {must}")
             return default

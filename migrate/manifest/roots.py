@@ -5,15 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from migrate.evidence.merkle import EMPTY, Tree, leaf, path, root_of, study_entry
 from migrate.manifest.file import telling_disk
 from migrate.manifest.sealed import Row, rows_of
+from migrate.manifest.store import Manifest
 from migrate.model import InstanceState
-
-if TYPE_CHECKING:
-    from migrate.manifest.store import Manifest
 
 _ROOTS = "SELECT study.id, uid, leaves, sha256 FROM study LEFT JOIN study_root ON study_id = study.id ORDER BY uid"
 _NOT_KEPT = """

@@ -38,10 +38,6 @@ class Sides:
         self.proven += other.proven
         self.unlisted += other.unlisted
 
-    @property
-    def agree(self) -> bool:
-        return self.said == self.received == self.proven
-
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:

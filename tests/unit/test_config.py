@@ -107,6 +107,11 @@ attempts = true
         ("[destination]", '[receiver]\nallow = ["pacs.example.org"]\n[destination]', "allow must be"),
         ("[destination]", '[receiver]\nallow = [7]\n[destination]', "allow must be"),
         ("[destination]", "[retry]\nfirst_wait_s = nan\n[destination]", "first_wait_s must be"),
+        ("[destination]", '[receiver]\ntransfer_syntaxes = ["JPEG 2000"]\n[destination]', "transfer_syntaxes must be a list of transfer syntax UIDs"),
+        *((old, old[:-1] + '\\u0000"', "control character") for old in ('name = "m"', 'host = "127.0.0.1"', 'path = "bucket"')),
+        ('name = "m"', 'name = "m\\nx"', "[migration] name holds a control character"),
+        ("[source]", 'staging = "st\\u0000aging"\n[source]', "[migration] staging holds a control character"),
+        ("[source]", 'operator = "J.\\u007fDoe"\n[source]', "[migration] operator holds a control character"),
     ],
 )
 def test_one_mistake(tmp_path: Path, old: str, new: str, said: str) -> None:
