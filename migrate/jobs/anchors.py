@@ -13,6 +13,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,14 +22,24 @@ from pathlib import Path
 from migrate.config import Config
 from migrate.counted import counted
 from migrate.destinations import Destination
-from migrate.errors import KeyTaken, NoManifest, ObjectDiffers, ObjectMissing, PacsMigrateError, ProgramMissing, UsageError
+from migrate.errors import (
+    KeyTaken,
+    ManifestError,
+    ManifestTooNew,
+    NoManifest,
+    ObjectDiffers,
+    ObjectMissing,
+    PacsMigrateError,
+    ProgramMissing,
+    UsageError,
+)
 from migrate.evidence.signing import signature, signed_by
 from migrate.failpoints import reach
 from migrate.host import sync_folder
 from migrate.manifest import Lock
 from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds, knows_a_study
 from migrate.manifest.audit import Trouble
-from migrate.manifest.file import open_reader
+from migrate.manifest.file import open_reader, telling_disk
 from migrate.staging.area import hash_file, local_error
 
 log = logging.getLogger(__name__)
@@ -181,7 +192,7 @@ def _time(kept: Kept) -> int:
 def restore(config: Config, destination: Destination) -> tuple[Head, list[str], list[str]]:
     """Bring the newest sound copy of the manifest back: (its seal, the anchors of seals that it does not have, the names of copies that are not sound).
 
-    Raises UsageError where a manifest is there, NoManifest where no copy is, what the destination raises, LocalError.
+    Raises UsageError where a manifest is there, NoManifest where no copy is, ManifestTooNew, what the destination raises, LocalError.
     """
     with Lock(config.manifest):
         if any(config.manifest.with_name(config.manifest.name + end).exists() for end in ("", "-wal")):
@@ -245,7 +256,7 @@ def _pack(source: Path, target: Path) -> None:
 
 
 def _fetch(destination: Destination, anchor: Anchor, scratch: Path) -> None:
-    """The copy that an anchor tells of, unpacked as m.db. Raises ObjectMissing, ObjectDiffers where it is not what the anchor says."""
+    """The copy that an anchor tells of, unpacked as m.db. Raises ObjectMissing, ObjectDiffers where it is not what the anchor says, ManifestTooNew."""
     assert anchor.snapshot is not None
     name, sha256, _ = anchor.snapshot
     packed, plain = scratch / "m.db.gz", scratch / "m.db"
@@ -259,11 +270,17 @@ def _fetch(destination: Destination, anchor: Anchor, scratch: Path) -> None:
     try:
         with gzip.open(packed, "rb") as source, plain.open("xb") as out:
             shutil.copyfileobj(source, out, 1 << 20)
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ObjectDiffers("it cannot be unpacked") from error
-    with contextlib.closing(open_reader(plain)) as reader:
-        if head_of(reader) != anchor.head:
-            raise ObjectDiffers(f"it does not end with the seal of anchor {anchor.head.name}")
+    try:
+        with telling_disk(plain), contextlib.closing(open_reader(plain)) as reader:
+            head = head_of(reader)
+    except ManifestTooNew:
+        raise
+    except (ManifestError, sqlite3.DatabaseError) as error:
+        raise ObjectDiffers("it is no manifest") from error
+    if head != anchor.head:
+        raise ObjectDiffers(f"it does not end with the seal of anchor {anchor.head.name}")
 
 
 def _put_in_place(file: Path, manifest: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -143,7 +143,7 @@ def _recorded_habits(config: Config) -> list[HabitLearned]:
 
 
 def check(config: Config) -> tuple[list[Finding], int]:
-    """All findings, and the exit code by the first part that fails; 11 while a run is active."""
+    """All findings, and their exit code; 11 while a run is active."""
     findings = local_findings(config)
     if kind := network_file_system(config.manifest):
         findings.append(Finding("manifest", "fail", f"It would lie on a network file system ({kind}), where SQLite can lose what it has written.",
@@ -158,9 +158,13 @@ def check(config: Config) -> tuple[list[Finding], int]:
     if not any(finding.level == "fail" and finding.name in ("PACS", "receiver") for finding in source):
         source += habit_findings(config)
     findings += source + destination_findings(config)
-    failed = [finding.part for finding in findings if finding.level == "fail"]
-    codes = [_EXIT_CODES[part] for part in ("config", "source", "destination", "local") if part in failed]
-    return findings, codes[0] if codes else 0
+    return findings, exit_code(findings)
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """That of the first part, in the order of `_EXIT_CODES`, of which something fails; 0 where nothing does."""
+    failed = {finding.part for finding in findings if finding.level == "fail"}
+    return next((code for part, code in _EXIT_CODES.items() if part in failed), 0)
 
 
 def check_source(config: Config) -> list[Finding]:

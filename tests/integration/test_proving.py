@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import json
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -245,6 +246,30 @@ def test_a_manifest_that_is_gone_comes_back_from_the_newest_sound_copy(spoilable
         assert command(folder, "run").returncode == 0
     assert data_sets(folder) == truth(Archive(3))
     assert audit(folder) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda newest, older: older, "does not end with the seal of anchor"),
+        (lambda newest, older: b"no archive", "cannot be unpacked"),
+        (lambda newest, older: newest[: len(newest) // 2], "cannot be unpacked"),
+        (lambda newest, older: newest[:100] + bytes(100) + newest[200:], "cannot be unpacked"),
+        (lambda newest, older: gzip.compress(b"no manifest"), "is no manifest"),
+    ],
+    ids=["an older one", "no archive", "a part", "amid it", "something else"],
+)  # fmt: skip
+def test_a_copy_that_only_its_anchor_vouches_for_is_passed_over(spoilable: Path, spoil: Callable[[bytes, bytes], bytes], said: str) -> None:
+    """Where whoever spoilt the newest copy wrote its hash into the anchor, the copy still has to be the manifest that ends with the anchor's seal."""
+    *_, older, newest = own(spoilable, "manifest")
+    content = spoil(newest.read_bytes(), older.read_bytes())
+    anchor = next(path for path in own(spoilable, "anchors") if path.suffix == ".json" and newest.name in path.read_text())
+    anchor.write_text(anchor.read_text().replace(hashlib.sha256(newest.read_bytes()).hexdigest(), hashlib.sha256(content).hexdigest()))
+    newest.write_bytes(content)
+    die(spoilable)
+    restored = command(spoilable, "restore-manifest")
+    assert restored.returncode == 0, restored.stderr
+    assert f"Passed over: manifest/{newest.name}" in restored.stderr and said in restored.stderr
 
 
 def test_a_manifest_without_a_study_leaves_no_anchor(spoilable: Path) -> None:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from migrate.jobs.preflight import fsync_told
+import pytest
+
+from migrate.jobs.preflight import exit_code, fsync_told
 from migrate.model import Finding
+
+
+@pytest.mark.parametrize(
+    ("failing", "code"),
+    [((), 0), (("local",), 22), (("local", "destination"), 21), (("destination", "source", "local"), 20), (("local", "source", "config", "destination"), 2)],
+)  # fmt: skip
+def test_the_exit_code_is_that_of_what_has_to_be_mended_first(failing: tuple[str, ...], code: int) -> None:
+    """The configuration goes before the PACS, the PACS before the destination, and that before this machine, whatever order they were found in; warnings count for nothing."""
+    warned = [Finding("any", "warn", "", part=part) for part in ("config", "source", "destination", "local")]
+    assert exit_code([*warned, *(Finding("any", "fail", "", part=part) for part in failing)]) == code
 
 
 def test_a_disk_that_syncs_slowly_is_told() -> None:
