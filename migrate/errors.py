@@ -7,7 +7,7 @@ PacsMigrateError
 │   ├── SourceUnreachable          scope run, retryable: nobody answers, or associations are rejected for now
 │   ├── SourceRefused              scope run: rejected for good (AE title unknown ...)
 │   ├── MoveDestinationUnknown     scope run: A801
-│   ├── NothingSent                scope run: "Success", three times, and nothing has ever come
+│   ├── NothingSent                scope run: nothing of three studies, and nothing has ever come
 │   ├── SendingStopped             scope run, retryable: it sent, answers, and sends nothing any more
 │   ├── MoveFailed                     scope study: it broke off; MoveRefused: A900, Cxxx ...; SourceBusy: A7xx
 │   └── QueryRefused · QueryFailed · SourceIncomplete · SourceStalled · VanishedAtSource   scope study
@@ -65,7 +65,7 @@ class ConfigError(UsageError):
 class IdentityMismatch(UsageError):
     """The manifest belongs to another PACS or another destination."""
 
-    default_hint = "Use the manifest that belongs to this PACS and bucket, or name a new file under [migration] manifest. The same PACS at another address: `pacs-migrate readdress`."
+    default_hint = "Use the manifest that belongs to this PACS and bucket, or name a new file under [migration] manifest."
 
 
 class ManifestError(PacsMigrateError):
@@ -133,11 +133,11 @@ class MoveDestinationUnknown(SourceRefused):
 
 
 class NothingSent(SourceRefused):
-    """The PACS reports Success for one study after the other and has not sent a single image."""
+    """The PACS ends one C-MOVE after the other, by Success or a failure, and has not sent a single image."""
 
     default_hint = (
-        "The PACS says Success and sends nothing. Ask its administrator which address and port it has for our AE title, "
-        "and whether a firewall lets the PACS connect to us."
+        "Ask the PACS administrator which AE title, address and port the PACS has for us (under [receiver]), and whether a firewall "
+        "lets it connect to us."
     )
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from tabulate import tabulate
 
 from migrate import config as configuration
 from migrate.config import Config
 from migrate.errors import Interrupted, PacsMigrateError
 
+_NARROWEST = 12
 F = TypeVar("F", bound=Callable[..., Any])
 
 EXIT_CODES = """\b
@@ -65,6 +68,19 @@ def log_to_stderr(verbosity: int) -> None:
 def load(path: Path) -> Config:
     """The configuration at `path`. Raises ConfigError."""
     return configuration.load(path)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal (or COLUMNS); 120 where there is none."""
+    return shutil.get_terminal_size((120, 24)).columns
+
+
+def in_columns(rows: Sequence[Sequence[object]], headers: Sequence[str], *, narrow: Sequence[int | None]) -> str:
+    """A table as wide as the terminal: the first columns are no wider than `narrow` says, the last two share what is left."""
+    cells = [[str(cell) for cell in row] for row in (headers, *rows)]
+    taken = sum(min(max(len(row[place]) for row in cells), most or 1000) + 2 for place, most in enumerate(narrow))
+    share = max((terminal_width() - taken - 2) // 2, _NARROWEST)
+    return tabulate(rows, headers=headers, maxcolwidths=[*narrow, share, share])
 
 
 def say_error(error: PacsMigrateError) -> None:

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 
 import click
-from tabulate import tabulate
 
-from migrate.cli.frame import load, verb
+from migrate.cli.frame import in_columns, load, terminal_width, verb
 from migrate.errors import UsageError
 from migrate.jobs.preflight import check as preflight
 from migrate.manifest.file import open_reader
@@ -31,7 +30,7 @@ def check(config_path: Path, as_json: bool) -> int:
         click.echo(json.dumps({"findings": shown}, indent=1))
     else:
         rows = [(finding.level.upper(), finding.name, finding.detail, finding.hint) for finding in findings]
-        click.echo(tabulate(rows, headers=("", "what", "finding", "what to do"), maxcolwidths=[None, 18, 50, 50]))
+        click.echo(in_columns(rows, ("", "what", "finding", "what to do"), narrow=(None, 18)))
     return code
 
 
@@ -44,7 +43,7 @@ def status(config_path: Path, as_json: bool) -> int:
     reader = open_reader(load(config_path).manifest)
     with one_moment(reader):
         document = status_of(reader)
-        text = "" if as_json else status_text(document, coverage_text(coverage(reader)), what_is_open(reader, document["studies"]))
+        text = "" if as_json else status_text(document, coverage_text(coverage(reader), terminal_width()), what_is_open(reader, document["studies"]), terminal_width())
     click.echo(json.dumps(document, indent=1) if as_json else text)
     return 0
 

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from migrate.cli.frame import load, verb
+from migrate.cli.frame import load, terminal_width, verb
 from migrate.cli.listing import add_list
 from migrate.cli.progress import Progress
 from migrate.config import Config
@@ -49,7 +49,7 @@ def run(config_path: Path, as_json: bool, watching: bool, every_min: float | Non
     code = run_migration(config)
     reader = open_reader(config.manifest)
     document = status_of(reader)
-    text = json.dumps(document, indent=1) if as_json else status_text(document, why=what_is_open(reader, document["studies"]))
+    text = json.dumps(document, indent=1) if as_json else status_text(document, why=what_is_open(reader, document["studies"]), width=terminal_width())
     reader.close()
     click.echo(text)
     return code

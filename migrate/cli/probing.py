@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 
 import click
-from tabulate import tabulate
 
-from migrate.cli.frame import load, verb
+from migrate.cli.frame import in_columns, load, verb
 from migrate.errors import UsageError
 from migrate.jobs.habits import learn
 from migrate.reports.habits import habits_page, questions, words
@@ -41,6 +40,6 @@ def probe(config_path: Path, as_json: bool, out: Path | None) -> int:
         click.echo(json.dumps({"habits": shown, "questions": questions(habits)}, indent=1))
     else:
         rows = [(habit.name, habit.value, habit.detail, words(habit).effect) for habit in habits]
-        click.echo(tabulate(rows, headers=("habit", "value", "finding", "what we do"), maxcolwidths=[None, 24, 44, 44]))
+        click.echo(in_columns(rows, ("habit", "value", "finding", "what we do"), narrow=(None, 24)))
         click.echo(f"Page, with questions to the vendor: {page}")
     return 0

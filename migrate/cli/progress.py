@@ -12,6 +12,7 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from migrate.counted import counted
 from migrate.model import (
     InstanceStaged,
     InstanceStored,
@@ -145,4 +146,5 @@ class Progress:
         total, rate = self.total(name), self.rate(name)
         speed = [f"{rate:,.1f}/s"] if rate else []
         speed += [f"{self.rate_bytes(name) / 1e6:,.1f} MB/s"] if rate and name in _IMAGES else []
-        return f"{name} {self.done[name]}" + (f"/{total}" if total is not None else "") + (f" ({', '.join(speed)})" if speed else "")
+        count = counted(self.done[name], "row") if name == "enumerate" else f"{self.done[name]}" + (f"/{total}" if total is not None else "")
+        return f"{name} {count}" + (f" ({', '.join(speed)})" if speed else "")

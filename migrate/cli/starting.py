@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from migrate.cli.frame import EXIT_CODES, load, log_to_stderr
+from migrate.cli.frame import EXIT_CODES, load, log_to_stderr, terminal_width
 from migrate.cli.moving import run_migration
 from migrate.config import EXAMPLE
 from migrate.counted import counted
@@ -76,7 +76,7 @@ def demo(keep: Path | None, studies: int) -> int:
             raise Interrupted(str(error), hint=f"The practice PACS ends with its demo: remove {folder}, and begin anew.") from error
     reader = open_reader(config.manifest)
     document = status_of(reader)
-    click.echo(status_text(document, why=what_is_open(reader, document["studies"])))
+    click.echo(status_text(document, why=what_is_open(reader, document["studies"]), width=terminal_width()))
     if keep is not None:
         click.echo(f"Every other verb can be tried with --config {path}; its first lines say how to start this practice PACS again.")
     page = write_report(reader, folder / "report")

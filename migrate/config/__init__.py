@@ -12,7 +12,7 @@ from typing import Any
 
 from migrate.config.audit import audit_of
 from migrate.config.pacs import clear_text, expect_encryption, receiver_of, source_of
-from migrate.config.secrets import secrets_in
+from migrate.config.secrets import looks_secret, secrets_in
 from migrate.config.settings import (
     AuditSettings,
     Config,
@@ -51,7 +51,7 @@ def load(path: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read.", hint="It must be a UTF-8 text file that you may read.") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}.", hint="See https://toml.io for the syntax.") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}.", hint='A text needs quotation marks at both ends: name = "practice". The syntax: https://toml.io') from error
     mistakes = list(secrets_in(data))
     config = _read(path.resolve(), data, mistakes)
     if mistakes or config is None:
@@ -90,7 +90,9 @@ def _line_of(text: str, mistake: str) -> int:
 def _read(path: Path, data: dict[str, Any], mistakes: list[str]) -> Config | None:
     tables = ("migration", "source", "receiver", "destination", "retry", "audit", "proof")
     for key in data:
-        if key not in tables:
+        if not isinstance(data[key], dict) and (why := looks_secret(key)):
+            mistakes.append(f"{key} {why}")
+        elif key not in tables:
             near = get_close_matches(key, tables, 1)
             mistakes.append(f"[{key}] is not known{f'; did you mean [{near[0]}]?' if near else ''}")
     base = path.parent

@@ -57,6 +57,15 @@ _CREDENTIALS = (
 )  # fmt: skip
 
 
+_WORDS = {
+    "EndpointConnectionError": "nobody answers at its address",
+    "ConnectTimeoutError": "no connection came about in time",
+    "ReadTimeoutError": "it fell silent",
+    "ConnectionClosedError": "it closed the connection",
+    "ProxyConnectionError": "the proxy does not answer",
+}
+
+
 @contextmanager
 def boto_errors() -> Iterator[None]:
     """Turns what boto raises inside into StoreSaid and NoAnswer."""
@@ -77,4 +86,4 @@ def boto_errors() -> Iterator[None]:
     except botocore.parsers.ResponseParserError as error:
         raise NoAnswer("the answer is not what an S3 store says") from error
     except (botocore.exceptions.BotoCoreError, OSError) as error:
-        raise NoAnswer(type(error).__name__) from error
+        raise NoAnswer(_WORDS.get(type(error).__name__, type(error).__name__)) from error

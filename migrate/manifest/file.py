@@ -222,5 +222,5 @@ def compare_identity(connection: sqlite3.Connection, key: str, value: str) -> No
     """Raises IdentityMismatch where the manifest's source or destination is another one."""
     known = identity_of(connection, key)
     if known not in (None, value):
-        hint = "Is it the same PACS at another address? Then `pacs-migrate readdress` puts that on record." if key == "source" else None
+        hint = f"{IdentityMismatch.default_hint} The same PACS at another address: `pacs-migrate readdress`." if key == "source" else None
         raise IdentityMismatch(f"This manifest belongs to the {key} {known}, not to {value}.", hint=hint)

@@ -10,6 +10,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Collection
+from difflib import get_close_matches
 
 FAULTS: dict[str, str] = {
     # How many answers, and to which questions.
@@ -166,7 +167,8 @@ def parse_fault(text: str) -> tuple[str, int | float | None, int | None]:
     rest, at, study = text.partition("@")
     name, equals, value = rest.partition("=")
     if name not in FAULTS:
-        raise ValueError(f"unknown fault: {name} (known: {', '.join(sorted(FAULTS))})")
+        near = get_close_matches(name, FAULTS, 1)
+        raise ValueError(f"unknown fault: {name}" + (f"; did you mean {near[0]}?" if near else ""))
     if at and (name not in OF_STUDIES or not re.fullmatch("[0-9]{1,8}", study)):
         raise ValueError(f"the fault {name} takes {'the number of a study' if name in OF_STUDIES else 'no study'} after @, not {study!r}")
     number = int(study) if at else None

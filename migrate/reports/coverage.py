@@ -198,25 +198,25 @@ def _standing_out(counts: list[int], begin: int, end: int) -> Iterator[tuple[int
             yield day, day + 1
 
 
+_TOTAL = 9
 _SIGNS = {Swept.SEVERAL_AXES: " ", Swept.ONE_AXIS: " ", Swept.SPLIT: "/", Swept.SUSPICIOUS: "!", Swept.NOT_SWEPT: "x"}
 
 
-def coverage_text(covered: Coverage) -> str:
-    """A line a year with its months: studies found, and a sign for the worst of its days; at most 100 columns wide."""
+def coverage_text(covered: Coverage, width: int = 100) -> str:
+    """A line a year with its months, or quarters where months do not fit into `width`: studies found, and a sign for the worst of its days."""
     if not covered.years:
         return "No study with a date has been found yet."
-    lines = ["Studies found by month; / asked in smaller parts, ! an answer is odd, x not answered.",
-             "year" + "".join(f"{datetime.date(2000, month, 1):%b}".rjust(6) + " " for month in range(1, 13)) + "total".rjust(9)]  # fmt: skip
+    parts = 12 if width >= _widths(covered, 12)[1] else 4
+    column = _widths(covered, parts)[0]
+    heads = [f"{datetime.date(2000, month, 1):%b}" for month in range(1, 13)] if parts == 12 else ["Q1", "Q2", "Q3", "Q4"]
+    lines = [f"Studies found by {'month' if parts == 12 else 'quarter'}; / asked in smaller parts,", "! an answer is odd, x not answered.",
+             "year" + "".join(head.rjust(column - 1) + " " for head in heads) + "total".rjust(_TOTAL)]  # fmt: skip
     before = min(covered.years) - 1
     for year, days in covered.years.items():
         if year - before > 1:
             lines.append(f"{before + 1}{f'-{year - 1}' if year - before > 2 else ''} no studies")
         before = year
-        months = ["." + " "] * 12
-        for month, group in itertools.groupby(enumerate(days), lambda pair: (datetime.date(year, 1, 1) + datetime.timedelta(pair[0])).month):  # noqa: B023
-            those = [day for _, day in group]
-            months[month - 1] = _short(sum(day.studies for day in those)) + _SIGNS[max(day.swept for day in those)]
-        lines.append(f"{year:<4}" + "".join(month.rjust(7) for month in months) + f"{sum(day.studies for day in days):>9,}")
+        lines.append(f"{year:<4}" + "".join(cell.rjust(column) for cell in _cells(year, days, parts)) + f"{sum(day.studies for day in days):>{_TOTAL},}")
     if covered.undated:
         lines.append(f"{counted(covered.undated, 'study')} without a usable date.")
     found = gaps(covered)
@@ -224,6 +224,20 @@ def coverage_text(covered: Coverage) -> str:
         more = f" and {len(found) - 10} more, see the report" if len(found) > 10 else ""
         lines.append(f"Weekdays without any study amid busy ones: {', '.join(span(gap) for gap in found[:10])}{more}.")
     return "\n".join(lines)
+
+
+def _widths(covered: Coverage, parts: int) -> tuple[int, int]:
+    """(of a column, of the whole) where a year has so many parts."""
+    column = 1 + max(4, *(len(cell) for year, days in covered.years.items() for cell in _cells(year, days, parts)))
+    return column, 4 + parts * column + _TOTAL
+
+
+def _cells(year: int, days: list[Day], parts: int) -> list[str]:
+    """Of each part of the year the studies, and the sign of its worst day."""
+    first = datetime.date(year, 1, 1)
+    groups = itertools.groupby(enumerate(days), lambda pair: ((first + datetime.timedelta(pair[0])).month - 1) * parts // 12)
+    these = [[day for _, day in group] for _, group in groups]
+    return [_short(sum(day.studies for day in group)) + _SIGNS[max(day.swept for day in group)] for group in these]
 
 
 def _short(count: int) -> str:

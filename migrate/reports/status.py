@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -92,6 +93,7 @@ def is_complete(connection: sqlite3.Connection) -> bool:
     return not any(connection.execute(f"{question} LIMIT 1").fetchone() for question in questions)
 
 
+_SHOWN = 50
 _GOES_ON = "`pacs-migrate run` goes on."
 
 
@@ -124,8 +126,8 @@ def what_is_open(connection: sqlite3.Connection, studies: dict[str, int], *, rec
     return {reason: remedy for applies, reason, remedy in reasons if applies}
 
 
-def status_text(document: dict[str, Any], coverage: str = "", why: Mapping[str, str] | None = None) -> str:
-    """The same for people, with what `coverage_text` and `what_is_open` say."""
+def status_text(document: dict[str, Any], coverage: str = "", why: Mapping[str, str] | None = None, width: int = 100) -> str:
+    """The same for people, with what `coverage_text` and `what_is_open` say; nothing but UIDs is wider than `width`."""
     parts = [
         tabulate(
             [(name, f"{count:,}") for name, count in document[kind].items()],
@@ -146,19 +148,25 @@ def status_text(document: dict[str, Any], coverage: str = "", why: Mapping[str, 
     if coverage:
         parts.append(coverage)
     if document["parked"]:
-        rows = [
-            (entry["study"], entry["error"], entry["detail"], entry["attempts"]) for entry in document["parked"][:50]
-        ]
-        parts.append(
-            tabulate(rows, headers=("parked study", "error", "why", "attempts"), maxcolwidths=[None, None, 60, None])
-        )
-        if len(document["parked"]) > len(rows):
-            parts.append(f"And {len(document['parked']) - len(rows):,} more; `pacs-migrate report` names all of them.")
+        shown = document["parked"][:_SHOWN]
+        parts.append("\n".join(["Parked:", *(_parked(entry, width) for entry in shown)]))
+        if len(document["parked"]) > len(shown):
+            parts.append(f"And {len(document['parked']) - len(shown):,} more; `pacs-migrate report` names all of them.")
     if document["complete"]:
         parts.append("COMPLETE: every instance found is proven, or its exception is signed.")
     else:
-        parts.append("\n".join([f"NOT COMPLETE{': ' if why else ''}{'; '.join(why or ())}.", *dict.fromkeys((why or {}).values())]))
+        lines = [f"NOT COMPLETE{': ' if why else ''}{'; '.join(why or ())}.", *dict.fromkeys((why or {}).values())]
+        parts.append("\n".join(_wrapped(line, width) for line in lines))
     return "\n\n".join(parts)
+
+
+def _parked(entry: Mapping[str, Any], width: int) -> str:
+    why = f"{entry['error']} after {counted(entry['attempts'], 'attempt')}" + (f": {entry['detail']}" if entry["detail"] else "")
+    return f"{entry['study']}\n{_wrapped(why, width, '  ')}"
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def duration(seconds: float) -> str:

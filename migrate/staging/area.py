@@ -32,6 +32,7 @@ from migrate.staging.incoming import BUFFER_BYTES, Incoming
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISPLACED = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 _READ_BYTES = 256 << 10
 _SETTLERS = 4
 _ROOM_S = 0.05  # for so long an answer about the room on the disk is good
@@ -44,6 +45,8 @@ def local_error(error: OSError, doing: str) -> LocalError:
     if error.errno in _FORBIDDEN:
         where = f" {error.filename}" if error.filename else ""
         return DiskFailing(f"This user may not use{where} while {doing}: {error.strerror}.", hint="Check who owns it and what its rights are, or name another place.")
+    if error.errno in _MISPLACED and error.filename:
+        return DiskFailing(f"{error.filename} cannot be used while {doing}: {error.strerror}.", hint="Something else lies on this path, or it cannot be one: name another place.")
     return DiskFailing(f"The disk failed while {doing}: {error.strerror or error}.")
 
 

@@ -51,6 +51,14 @@ def test_a_reader_that_leaves_changes_no_exit_code(folder: Path) -> None:
     assert (done.returncode, done.stderr) == (3, b"")
 
 
+def test_tables_are_as_wide_as_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `check` and `status` say fits into sixty columns."""
+    monkeypatch.setenv("COLUMNS", "60")
+    for verb in ("check", "status"):
+        lines = said_to(subprocess.PIPE, folder, verb).stdout.decode().splitlines()
+        assert lines and max(map(len, lines)) <= 60
+
+
 def test_output_that_finds_no_room_is_an_error_of_its_own(folder: Path) -> None:
     """A document that could not be written is no answer: exit 22, and no word of the disk under staging."""
     with open("/dev/full", "wb") as full:

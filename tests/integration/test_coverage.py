@@ -172,7 +172,7 @@ def test_a_gap_tells_how_its_days_were_asked_for(manifest: Manifest) -> None:
 
 
 def test_status_has_a_line_a_year(manifest: Manifest) -> None:
-    """Twelve months with their studies and a sign for the worst day, at most 100 columns wide, whatever the numbers."""
+    """Twelve months with their studies and a sign for the worst day, at most 100 columns wide, whatever the numbers; quarters in a narrow terminal."""
     first, second = asked(manifest, 1, Window("20200101", "20200630"), Window("20200701", "20201231"))
     answered(manifest, first, *((f"1.{number}", "20200105") for number in range(1234)), ("1.9999", "20200505"))
     manifest.commit([WindowAnswered(second, 0), WindowJudged(second, "odd")])
@@ -182,6 +182,9 @@ def test_status_has_a_line_a_year(manifest: Manifest) -> None:
     manifest.commit([WindowJudged(second, "worse", blocks=True)])
     large = Coverage({2020: [Day(999_999, Swept.NOT_SWEPT)] * 366}, {}, 0)
     assert max(len(line) for line in (*text.splitlines(), *coverage_text(large).splitlines())) <= 100
+    narrow = coverage_text(covered(manifest), 60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert [line.split() for line in narrow.splitlines()[2:]] == [["year", "Q1", "Q2", "Q3", "Q4", "total"], ["2020", "1234", "1", ".!", ".!", "1,235"]]
     assert coverage_text(Coverage({}, {}, 0)) == "No study with a date has been found yet."
 
 

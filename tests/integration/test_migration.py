@@ -44,9 +44,9 @@ def test_what_cannot_be_shown_is_never_called_complete(tmp_path: Path, faults: t
     assert named
 
 
-@pytest.mark.parametrize(("fault", "code"), [("move-unknown", 20), ("success-nothing-sent", 20)])
+@pytest.mark.parametrize(("fault", "code"), [("move-unknown", 20), ("success-nothing-sent", 20), ("move-status=C000", 20)])
 def test_a_pacs_that_may_not_send_to_us_ends_the_run_and_parks_nothing(tmp_path: Path, fault: str, code: int) -> None:
-    """A801 and Success with nothing sent have scope run."""
+    """A801, and Success or a failure with nothing sent, have scope run: Orthanc says C000 where it does not know our title."""
     with practice(tmp_path, fault):
         done = command(tmp_path, "run")
         status = json.loads(command(tmp_path, "status", "--json").stdout)

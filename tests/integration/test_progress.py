@@ -64,7 +64,7 @@ def test_a_line_has_done_total_rate_and_time_left(manifest: Manifest, capsys: py
     progress([])
     line = capsys.readouterr().err
     assert line == (
-        "enumerate 4 (0.1/s), plan 2/4 (0.1/s), retrieve 15/20 (0.5/s, 0.0 MB/s), upload 0/20, verify 0/20, confirm 0/2; ETA 50 s\n"
+        "enumerate 4 rows (0.1/s), plan 2/4 (0.1/s), retrieve 15/20 (0.5/s, 0.0 MB/s), upload 0/20, verify 0/20, confirm 0/2; ETA 50 s\n"
     )
 
 

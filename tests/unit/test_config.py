@@ -48,6 +48,12 @@ def test_every_key_that_the_example_shows_is_known(tmp_path: Path) -> None:
     assert (config.source.date_from, config.source.date_to, config.retry.attempts) == ("19950101", "20261231", 5)
 
 
+def test_a_secret_before_the_first_table_is_called_one(tmp_path: Path) -> None:
+    """It is no table, and its value is not repeated."""
+    (said,) = mistakes(tmp_path, 'aws_secret_access_key = "x1y2"\n' + GOOD)
+    assert said.startswith("aws_secret_access_key looks like a secret") and "x1y2" not in said
+
+
 def test_defaults_and_relative_paths(tmp_path: Path) -> None:
     """Paths are relative to the file, and only the PACS itself may connect."""
     (tmp_path / "migrate.toml").write_text(GOOD)

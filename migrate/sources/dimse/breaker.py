@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 
+from migrate.dicom import dimse
 from migrate.errors import NothingSent, SendingStopped, SourceError, SourceStalled
 from migrate.model import InstanceRef, StudyRef, Wanted
 from migrate.sources.dimse import check
@@ -18,6 +19,7 @@ from migrate.sources.dimse.pacs import DimsePacs
 
 _IN_A_ROW = 3  # different studies
 _SAMPLES = 5
+_BUSY = 0xA7
 
 
 class Breaker:
@@ -29,8 +31,8 @@ class Breaker:
         self._studies: set[str] = set()
         self._total = 0  # arrivals, when the first of them failed
 
-    def nothing_came(self, study: StudyRef, *, success: bool) -> None:
-        """A study of which nothing came, though the PACS answered. Raises NothingSent, SendingStopped and what asking once more raises."""
+    def nothing_came(self, study: StudyRef, status: int | None) -> None:
+        """A study of which nothing came, though the PACS answered; `status` ended its C-MOVE. Raises NothingSent, SendingStopped and what asking once more raises."""
         with self._lock:
             if self._source.arrivals.total != self._total:
                 self._studies, self._total = set(), self._source.arrivals.total
@@ -41,8 +43,8 @@ class Breaker:
                 self._studies = set()
                 return
             count = len(self._studies)
-            if success and not self._total:
-                raise NothingSent(f"The PACS reported Success for {count} studies and has not sent a single image.")
+            if not self._total and status is not None and status >> 8 != _BUSY:  # waiting would not mend it
+                raise NothingSent(f"The PACS has not sent a single image, of {count} studies: C-MOVE ends with {dimse.describe(dimse.C_MOVE, status)}.")
             raise SendingStopped(f"The PACS has sent nothing of the last {count} studies, nor an image that it should be able to send.")
 
     def sends(self, other_than: StudyRef) -> bool:

@@ -63,7 +63,7 @@ class DimseMove(DimsePacs):
                 return ended
             if attempt.status is not None and self._has_vanished(study):
                 return replace(ended, error=VanishedAtSource.__name__, detail="The PACS lists no image of it any more.")
-        self._breaker.nothing_came(study, success=attempt.status == 0)
+        self._breaker.nothing_came(study, attempt.status)
         return ended
 
     def _has_vanished(self, study: StudyRef) -> bool:
