@@ -19,7 +19,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -66,7 +65,6 @@ class Ours:
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._got = folder, list[Received]()
-        self._whole = threading.Event()
         self._staging = Staging(folder, reserve_bytes=0)
         self._receiver = Receiver(ReceiverSettings(host=HOST, port=0, max_pdu=MAX_PDU), self._staging, self._got.append)
         self._receiver.start()

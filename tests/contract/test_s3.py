@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -27,14 +26,8 @@ from migrate.model import Proof, object_key
 from tests.places import staged
 from tests.s3_server import Answer, S3Server, meddling, rclone_serve, seaweedfs
 
-_numbers = itertools.count(1)
 BYTES = bytes(range(1, 256)) * 100
 PUT_PATH = "/studies/"
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> S3Settings:
-    return S3Settings(server.new_bucket(), "pacs/", endpoint_url=server.endpoint_url)
 
 
 @pytest.mark.parametrize("size", [len(BYTES), 20 << 20])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -25,16 +24,10 @@ from migrate.errors import (
     PutFailed,
 )
 from tests.places import staged
-from tests.s3_server import ENVIRONMENT, Answer, S3Server, meddling
+from tests.s3_server import ENVIRONMENT, Answer, meddling
 
-_numbers = itertools.count(1)
 BYTES = bytes(range(1, 256)) * 100
 PUT_PATH = "/studies/"
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> S3Settings:
-    return S3Settings(server.new_bucket(), "pacs/", endpoint_url=server.endpoint_url)
 
 
 def _xml(code: str) -> bytes:
