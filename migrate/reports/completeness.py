@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from migrate import errors
 from migrate.counted import counted
@@ -32,8 +32,9 @@ from migrate.reports.status import is_complete, one_moment, totals, what_is_open
 from migrate.reports.tables import Table, studies
 
 _PAGE = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    undefined=StrictUndefined,  # a word that no template knows would else be silence, or a number in red
+)  # fmt: skip
 _PAGE.filters["n"] = "{:,}".format
 _PAGE.filters["counted"] = counted
 

@@ -38,6 +38,11 @@ class Sides:
         self.proven += other.proven
         self.unlisted += other.unlisted
 
+    @property
+    def agree(self) -> bool:
+        """Asked by the page: nothing is missing."""
+        return self.said == self.received == self.proven
+
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:

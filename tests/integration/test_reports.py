@@ -335,6 +335,14 @@ def test_a_browser_shows_verdict_and_exceptions(manifest: Manifest, tmp_path: Pa
     assert not any(word in source for word in ("http:", "https:", "src=", "@import", "url(", "<link"))
 
 
+def test_what_agrees_is_one_number(manifest: Manifest, tmp_path: Path) -> None:
+    """On the page of what is complete no cell is red and none has three numbers."""
+    swept(manifest, "1.1")
+    migrated(manifest, "1.1", "1.1.1.1")
+    source = written(manifest, tmp_path / "out").read_text()
+    assert '<td class="n">1</td>' in source.partition('id="by-both"')[2] and ' differ"' not in source
+
+
 def test_said_received_and_proven_are_reconciled(manifest: Manifest) -> None:
     """By year and modality: what is listed, what of it came, what of that is proven; unlisted ones apart, conflicts not proven; sums as counted."""
     swept(manifest, "1.1", "1.2", "1.3")
