@@ -17,7 +17,7 @@ from migrate.dicom import dimse
 from migrate.dicom.dimse import BadCommand, BadIdentifier, Kind, Message
 from migrate.dicom.negotiation import UNKNOWN_CALLED
 from migrate.dicom.pdata import command_pdu
-from migrate.dicom.upper_layer import AcceptedContext, Association, NoConnection, ProposedContext, Rejected
+from migrate.dicom.upper_layer import Aborted, AcceptedContext, Association, Lost, NoConnection, ProposedContext, Rejected
 from migrate.dicom.wire import UpperLayerError
 from migrate.errors import QueryFailed, SourceRefused, SourceUnreachable
 
@@ -118,6 +118,7 @@ class FindSession:
         self.peer = peer
         self.saw_ff01 = self.patient_root = False
         self._association: Association | None = None
+        self._has_served = False  # the association has answered a question
         self._message_id = 0
 
     def __enter__(self) -> FindSession:
@@ -136,6 +137,7 @@ class FindSession:
             self._association = associate(
                 self.peer, dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND, timeout_s=self.peer.answer_s
             )
+            self._has_served = False
         context = self._association.context_for(dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND)
         assert context is not None
         self.patient_root = context.abstract_syntax == dimse.PATIENT_ROOT_FIND
@@ -147,19 +149,20 @@ class FindSession:
         Whoever stops in the middle aborts the association. Raises QueryRefused (A7xx, A9xx, Cxxx: may be answered if it
         is narrower), QueryFailed (anything else that is no whole answer), SourceUnreachable, SourceRefused.
         """
-        association, context = self._open()
+        self._open()
         self._message_id = self._message_id % 0xFFFF + 1
         query = {**dict.fromkeys(wanted, ""), **keys, dimse.QUERY_LEVEL: level}
-        identifier = dimse.encode_identifier(query, context.transfer_syntax)
-        syntax, whole = context.transfer_syntax, False
+        association: Association | None = None
+        whole = False
         last, alike = b"", 0
         usual: bytes | None = None  # what the last row's command came as: mostly the next one's is the same
         try:
-            ask(association, context, dimse.C_FIND, self._message_id, identifier)
+            association, syntax, came = self._asked(query)
             while True:
                 row = None if usual is None else association.dataset_after(usual)
                 if row is None:
-                    message, status = answer(dimse.receive(association), dimse.C_FIND, self._message_id)
+                    came = came if usual is None else dimse.receive(association)
+                    message, status = answer(came, dimse.C_FIND, self._message_id)
                     if not is_pending(status):
                         break
                     self.saw_ff01 |= status == dimse.PENDING_WARNING
@@ -173,7 +176,7 @@ class FindSession:
                 last = row
                 values = dimse.decode_identifier(row, syntax)
                 yield {tag: clean_text(raw) for tag, raw in values.items() if tag in query}
-            whole = True
+            whole = self._has_served = True
             if status != dimse.SUCCESS:
                 said = dimse.describe(dimse.C_FIND, status)
                 if status >> 8 in (0xA7, 0xA9) or status >> 12 == 0xC:
@@ -182,8 +185,27 @@ class FindSession:
         except (UpperLayerError, BadCommand, BadIdentifier) as error:
             raise QueryFailed(f"The answer to a {level} query is not whole: {error}.") from error
         finally:
-            if not whole:
+            if association is not None and not whole:
                 association.abort()
+
+    def _asked(self, query: Mapping[int, str]) -> tuple[Association, str, Message | None]:
+        """Ask, and wait for the first answer; returns the association and its transfer syntax, too.
+
+        An association that has answered before and ends instead, as one may after so many questions or so much time, says nothing of
+        this question: it is asked over another one, once.
+        """
+        while True:
+            association, context = self._open()
+            try:
+                ask(association, context, dimse.C_FIND, self._message_id, dimse.encode_identifier(query, context.transfer_syntax))
+                message = dimse.receive(association)
+            except (UpperLayerError, BadCommand) as error:
+                association.abort()
+                if not (self._has_served and isinstance(error, Lost | Aborted)):
+                    raise
+            else:
+                if message is not None or not self._has_served:
+                    return association, context.transfer_syntax, message
 
 
 def is_pending(status: int) -> bool:

@@ -46,7 +46,7 @@ from migrate.stages.sweep import Sweep
 from migrate.staging.area import Staging
 
 _CLOSING_SWEEPS = 3
-_ITEMS_A_JOB = 64
+_ITEMS_A_JOB, _STUDIES_A_JOB = 64, 20
 
 
 @dataclass(frozen=True)
@@ -261,18 +261,19 @@ class Migration(Command):
             by_patient = self.queue.lists_patients(sweep) or self.queue.habits().get("insists_on_patient_id") == "yes"
             return self._judged == sweep or not by_patient
 
-        def to_plan(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
-            return ((ref, ref) for ref in self.queue.studies_to_plan(limit + len(busy)))
+        def to_list(due: Callable[[int], list[StudyRef]]) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, list[StudyRef]]]]:
+            def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, list[StudyRef]]]:
+                if not busy and (studies := due(_STUDIES_A_JOB)):
+                    yield "listing", studies
 
-        def to_confirm(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, StudyRef]]:
-            return ((ref, ref) for ref in self.queue.studies_to_confirm(limit + len(busy)))
+            return ready
 
         def to_retrieve(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[StudyRef, Wanted]]]:
             return ((ref, (ref, wanted)) for ref, wanted in self.queue.studies_to_retrieve(limit + len(busy)))
 
         return [
-            Stage("plan", to_plan, lambda ref: work.plan(self._source, ref), 1, gate=is_known_whose),
-            Stage("confirm", to_confirm, lambda ref: work.confirm(self._source, ref), 1, gate=is_known_whose),
+            Stage("plan", to_list(self.queue.studies_to_plan), lambda refs: work.plan(self._source, refs), 1, gate=is_known_whose),
+            Stage("confirm", to_list(self.queue.studies_to_confirm), lambda refs: work.confirm(self._source, refs), 1, gate=is_known_whose),
             Stage(
                 "retrieve", to_retrieve, lambda job: work.retrieve(self._source, *job), config.source.associations, ordered=True,
                 gate=lambda: is_known_whose() and not self._staging.above_high_water() and self._staging.has_room(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from migrate.audit_trail.delivery import AuditTrail
@@ -37,6 +38,9 @@ class Source(Protocol):
 
     def instances(self, study: StudyRef) -> StudyPlanned:
         """Every instance of the study. Raises as `studies` does."""
+
+    def listing(self) -> AbstractContextManager[Callable[[StudyRef], StudyPlanned]]:
+        """`instances` for one study after the other over one association, for one thread; one that raised does not spoil the next."""
 
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         """One attempt at what is wanted; what arrives is delivered by its UIDs, whoever asked for it."""

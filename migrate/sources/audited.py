@@ -65,8 +65,18 @@ class Audited:
             yield from self._inner.studies(window)
 
     def instances(self, study: StudyRef) -> StudyPlanned:
-        with self._asking({_LEVEL: "IMAGE", _STUDY_UID: study.study}):
-            return self._inner.instances(study)
+        with self.listing() as instances:
+            return instances(study)
+
+    @contextmanager
+    def listing(self) -> Iterator[Callable[[StudyRef], StudyPlanned]]:
+        with self._inner.listing() as inner:
+
+            def instances(study: StudyRef) -> StudyPlanned:
+                with self._asking({_LEVEL: "IMAGE", _STUDY_UID: study.study}):
+                    return inner(study)
+
+            yield instances
 
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         self._trail.begins(study.study)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,14 @@ from migrate.model import (
     Outcome,
     StagedLost,
     StudyConfirmed,
+    StudyPlanned,
     StudyRef,
     Wanted,
 )
 from migrate.sources import Source
+
+Instances = Callable[[StudyRef], StudyPlanned]
+_LISTING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +45,43 @@ class Batch:
     last: bool = False
 
 
-def plan(source: Source, study: StudyRef) -> Iterator[Outcome]:
-    """All IMAGE rows of one study."""
-    try:
+def plan(source: Source, studies: Iterable[StudyRef]) -> Iterator[Outcome]:
+    """All IMAGE rows of each study."""
+
+    def ask(instances: Instances, study: StudyRef) -> Outcome:
         reach("plan-asked")
-        plan = source.instances(study)
+        plan = instances(study)
         reach("plan-answered")
-        yield plan
-    except PacsMigrateError as error:
-        if error.scope == "run":
-            raise
-        yield Failed(study, "plan", error.name, str(error))
+        return plan
+
+    return _each_study(source, studies, "plan", ask)
 
 
-def confirm(source: Source, study: StudyRef) -> Iterator[Outcome]:
-    """The last look at a study before it closes."""
-    try:
-        plan = source.instances(study)
+def confirm(source: Source, studies: Iterable[StudyRef]) -> Iterator[Outcome]:
+    """The last look at each study before it closes."""
+
+    def ask(instances: Instances, study: StudyRef) -> Outcome:
+        plan = instances(study)
         reach("confirm-answered")
-        yield StudyConfirmed(plan)
-    except PacsMigrateError as error:
-        if error.scope == "run":
-            raise
-        yield Failed(study, "confirm", error.name, str(error))
+        return StudyConfirmed(plan)
+
+    return _each_study(source, studies, "confirm", ask)
+
+
+def _each_study(source: Source, studies: Iterable[StudyRef], stage: str, ask: Callable[[Instances, StudyRef], Outcome]) -> Iterator[Outcome]:
+    """One study after the other over one association, until `_LISTING_S` are over: nobody works with an answer before it is on record,
+    and the studies that are left are ready still."""
+    until = time.monotonic() + _LISTING_S
+    with source.listing() as instances:
+        for study in studies:
+            try:
+                yield ask(instances, study)
+            except PacsMigrateError as error:
+                if error.scope == "run":
+                    raise
+                yield Failed(study, stage, error.name, str(error))
+            if time.monotonic() > until:
+                return
 
 
 def retrieve(source: Source, study: StudyRef, wanted: Wanted) -> Iterator[Outcome]:

@@ -127,15 +127,31 @@ class DimsePacs:
 
     def instances(self, study: StudyRef) -> StudyPlanned:
         with self.asking() as session:
-            if not self.patients.insists(session):
-                return self.listed(session, study, {})
-            for again in (True, False):
-                plans = {patient: self.listed(session, study, {_PATIENT_ID: patient}) for patient in self._patients_of(session, study)}
-                hollow = [patient for patient, plan in plans.items() if not plan.series]
-                gone = [patient for patient in hollow if self.patients.gave_away(session, study.study, patient)]
-                if not (gone and again and self.patients.look_again(session, functools.partial(self.rows, session, _ANY))):
-                    break  # else somebody else may have what they gave away
-            return united(study, [plan for patient, plan in plans.items() if patient not in gone])
+            return self._instances(session, study)
+
+    @contextlib.contextmanager
+    def listing(self) -> Iterator[Callable[[StudyRef], StudyPlanned]]:
+        """See `Source.listing`; associates with the first study."""
+        with contextlib.ExitStack() as stack:
+            opened: list[FindSession] = []
+
+            def instances(study: StudyRef) -> StudyPlanned:
+                if not opened:
+                    opened.append(stack.enter_context(self.asking()))
+                return self._instances(opened[0], study)
+
+            yield instances
+
+    def _instances(self, session: FindSession, study: StudyRef) -> StudyPlanned:
+        if not self.patients.insists(session):
+            return self.listed(session, study, {})
+        for again in (True, False):
+            plans = {patient: self.listed(session, study, {_PATIENT_ID: patient}) for patient in self._patients_of(session, study)}
+            hollow = [patient for patient, plan in plans.items() if not plan.series]
+            gone = [patient for patient in hollow if self.patients.gave_away(session, study.study, patient)]
+            if not (gone and again and self.patients.look_again(session, functools.partial(self.rows, session, _ANY))):
+                break  # else somebody else may have what they gave away
+        return united(study, [plan for patient, plan in plans.items() if patient not in gone])
 
     def _patients_of(self, session: FindSession, study: StudyRef) -> tuple[str, ...]:
         return self.patients.of(session, study.study, functools.partial(self.rows, session, _ANY))
