@@ -65,6 +65,7 @@ FAULTS: dict[str, str] = {
     "truncated-row": "cuts a row off amid an element, the first TIMES that every third of the STUDY questions is asked",
     "truncated-row-always": "cuts the STUDY row of every 11th study off amid an element",
     "association-limit": "takes at most COUNT associations at a time, rejecting more for now",
+    "few-questions": "closes each association, without a word, after COUNT questions",
     "busy": "after its tenth association rejects COUNT associations for now",
     "stops-sending": "says Success to every C-MOVE after the first COUNT, and sends nothing",
     # What is said of a retrieval.
@@ -138,6 +139,7 @@ DEFAULTS: dict[str, int | float] = {
     "undecodable-row": 1,
     "truncated-row": 1,
     "association-limit": 1,
+    "few-questions": 3,
     "busy": 5,
     "stops-sending": 10,
     "move-status": Status(0xC000),

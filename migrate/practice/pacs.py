@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -185,8 +186,12 @@ class PracticePacs:
                     self._sockets.discard(sock)
             self._conduct.count("association")
             with self._kept(association):
-                while association.open and (message := dimse.receive(association)) is not None:
+                for answered in itertools.count(1):
+                    if not association.open or (message := dimse.receive(association)) is None:
+                        break
                     self._answer(association, message)
+                    if answered == self._conduct.number("few-questions"):
+                        association.close()
         finally:
             if any(taken):
                 with self._room:

@@ -225,6 +225,14 @@ def test_a_pacs_that_is_busy(tmp_path: Path, fault: str) -> None:
     assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
 
 
+def test_a_pacs_that_ends_its_associations_between_two_questions(tmp_path: Path) -> None:
+    """An association may end before any question: what was asked is asked over another one, and uses up no attempt."""
+    archive = Archive(6)
+    code, said, _ = run_with(tmp_path, archive, "few-questions", port=0, retry="attempts = 1")
+    assert code == 0, said
+    assert data_sets(tmp_path) == {(study, series, sop): digest for study, series, sop, digest in archive.truth()}
+
+
 def test_an_attempt_has_an_end_while_images_keep_coming(tmp_path: Path) -> None:
     """A PACS that sends on and on, an image now and then, is cut off after `attempt_s`; what came is kept and proven, and only the rest is asked for again."""
     archive, port = Archive(1, shapes={0: (("CT", 12),)}), free_port()
