@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from migrate.counted import counted
-from migrate.model import SHARE
+from migrate.model import SHARE, Window
 
 # Parts are judged with the window that they are parts of, and questions that only compare, with what they are compared with.
 _WINDOWS = """
-SELECT id, suspicion, blocks, accepted_by, accepted_reason FROM window
+SELECT id, suspicion, blocks, accepted_by, accepted_reason, lo, hi, axis, time_lo, time_hi, modality, patient, accession FROM window
 WHERE (sweep = :sweep OR sweep = (SELECT max(sweep) FROM window WHERE purpose = 'look' AND axis = 'all') AND purpose = 'look') AND suspicion IS NOT NULL AND (blocks = 1 OR (
   state IN (0, 1, 2) AND (purpose IN ('cover', 'look') AND coalesce(part_by, 'date') = 'date'
   OR outside_count > 0 AND NOT EXISTS (SELECT 1 FROM window AS whole WHERE whole.id = window.parent AND whole.suspicion IS NOT NULL))))
@@ -59,9 +59,9 @@ _AXES = {2: "without a key", 4: "by PatientID", 8: "by AccessionNumber", 16: "by
 def suspicious(connection: sqlite3.Connection, sweep: int) -> list[dict[str, Any]]:
     """Windows whose answers are odd, then what is odd about studies: how they are shown, what changed, wrong counts."""
     windows = [
-        {"window": f"w{window_id}", "reason": reason, "blocks": bool(blocks), "accepted_by": accepted}
+        {"window": f"w{window_id}", "question": str(Window(*asked)), "reason": reason, "blocks": bool(blocks), "accepted_by": accepted}
         | ({"accepted_reason": why} if why else {})
-        for window_id, reason, blocks, accepted, why in connection.execute(_WINDOWS, {"sweep": sweep})
+        for window_id, reason, blocks, accepted, why, *asked in connection.execute(_WINDOWS, {"sweep": sweep})
     ]
     said = (*_vanished(connection), *_not_by_date(connection, sweep), *_changed(connection), *_claims(connection))
     return windows + [{"window": None, "reason": reason, "blocks": False, "accepted_by": None} for reason in said]

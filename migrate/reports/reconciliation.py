@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from migrate.reports.coverage import as_date
+from migrate.reports.modalities import in_words
 
 _TALLIES = """
 SELECT study.date, series.modality, sum(expected + staged + stored + verified), sum(staged + stored + verified), sum(verified)
@@ -116,7 +117,7 @@ def for_the_page(reconciled: Reconciliation) -> dict[str, Any]:
     return {
         "cells": reconciled.cells, "unasked": reconciled.unasked, "claimed": reconciled.claimed, "total": reconciled.total, "grid": grid,
         "by_year": years, "by_modality": modalities, "years": _picture(years), "modalities": _picture(modalities),
-        "columns": columns + (["others"] if others else []),
+        "words": in_words(name for name, _ in modalities), "columns": columns + (["others"] if others else []),
     }  # fmt: skip
 
 

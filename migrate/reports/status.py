@@ -94,6 +94,7 @@ def is_complete(connection: sqlite3.Connection) -> bool:
 
 
 _SHOWN = 50
+_NOTHING = "nothing was found. The PACS showed no study at all; some show nothing to an AE title that they do not know, so ask its administrator whether it is empty."
 _GOES_ON = "`pacs-migrate run` goes on."
 
 
@@ -153,7 +154,8 @@ def status_text(document: dict[str, Any], coverage: str = "", why: Mapping[str, 
         if len(document["parked"]) > len(shown):
             parts.append(f"And {len(document['parked']) - len(shown):,} more; `pacs-migrate report` names all of them.")
     if document["complete"]:
-        parts.append("COMPLETE: every instance found is proven, or its exception is signed.")
+        found = any(document["studies"].values())
+        parts.append("COMPLETE: every instance found is proven, or its exception is signed." if found else _wrapped(f"COMPLETE: {_NOTHING}", width))
     else:
         lines = [f"NOT COMPLETE{': ' if why else ''}{'; '.join(why or ())}.", *dict.fromkeys((why or {}).values())]
         parts.append("\n".join(_wrapped(line, width) for line in lines))

@@ -70,7 +70,7 @@ def test_no_study_at_all_makes_a_page(manifest: Manifest, tmp_path: Path) -> Non
     """A PACS that shows nothing gets a report like any other."""
     swept(manifest)
     page = written(manifest, tmp_path / "out")
-    assert verdict(page).startswith("Complete:")
+    assert verdict(page).startswith("Complete: nothing was found.")
     assert sorted(path.name for path in page.parent.iterdir()) == ["exceptions.csv", "report.html", "report.json", "studies.csv"]
 
 
@@ -213,7 +213,7 @@ def test_a_window_blocks_until_somebody_signs(manifest: Manifest, tmp_path: Path
     """A window that cannot be shown to be whole makes the report incomplete, with its name, until it is accepted."""
     window = swept(manifest)
     manifest.commit([WindowJudged(window, "capped", blocks=True)])
-    assert read(manifest)["enumeration"]["suspicious"] == [{"window": f"w{window}", "reason": "capped", "blocks": True, "accepted_by": None}]
+    assert read(manifest)["enumeration"]["suspicious"] == [{"window": f"w{window}", "question": "20200101-20201231", "reason": "capped", "blocks": True, "accepted_by": None}]
     assert f"w{window}" in verdict(written(manifest, tmp_path / "out"))
     accept_window(manifest, f"w{window}", "known", "J. Doe")
     document = read(manifest)

@@ -23,7 +23,7 @@ def check(source: DimsePacs) -> list[Finding]:
         findings.append(Finding("C-ECHO", "ok", f"{source.settings.ae_title} answers.", part="source"))
         study = next(samples(source), None)
         if study is None:
-            findings.append(Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to.", "source"))
+            findings.append(Finding("C-FIND", "warn", "The PACS shows no study at all.", "Look at from and to under [source], and ask the PACS administrator whether our AE title may see its studies.", "source"))
             return findings
         findings.append(Finding("C-FIND", "ok", "The PACS shows studies and their images.", part="source"))
         findings.append(_check_move(source, study))
