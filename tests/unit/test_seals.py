@@ -329,6 +329,19 @@ def cut(database: sqlite3.Connection, chance: random.Random) -> tuple[str, str]:
 CHANGES: tuple[Change, ...] = (alter, alter, alter, delete, add, swap, cut)
 
 
+@pytest.mark.parametrize("change", ["ended_at = 1, exit_code = 0", "exit_code = 0", "ended_at = ended_at + 1"])
+def test_a_run_that_is_said_to_have_ended_otherwise_is_found(tmp_path: Path, change: str) -> None:
+    """No seal covers how a run ended but by its event: a run that failed, or was killed, cannot be made one that went well."""
+    with filled.fresh_manifest(tmp_path) as manifest:
+        if "= 1," not in change:
+            manifest.end_run(3)
+    with contextlib.closing(in_memory(tmp_path / "m.db")) as database:
+        assert audit(database, "p/").troubles == []
+        with lawless(database):
+            database.execute(f"UPDATE run SET {change}")
+        assert "run 1: its end is not the one on record" in "\n".join(map(str, audit(database, "p/").troubles))
+
+
 def test_every_change_of_what_is_sealed_is_found(file: Path) -> None:
     """Random changes by somebody who drops the triggers first and puts them back; `make mutations` makes 10,000."""
     original = in_memory(file)
