@@ -41,7 +41,7 @@ from migrate.scheduling import Stage
 from migrate.sources import open_source
 from migrate.stages import census, work
 from migrate.stages.questions import first_windows
-from migrate.stages.selection import selection
+from migrate.stages.selection import Selection, selection
 from migrate.stages.sweep import Sweep
 from migrate.staging.area import Staging
 
@@ -162,7 +162,7 @@ class Migration(Command):
         rows = self.queue.windows(sweep) if sweep else []
         cut_off = any(row["state"] == WindowState.PLANNED for row in rows) or bool(self._judgement(sweep, rows))  # perhaps between two rounds of questions
         if not cut_off:
-            sweep = self._new_sweep(pipeline, sweep, first=True)
+            sweep = self._new_sweep(pipeline, sweep)
         first = sweep
         self.manifest.own_sweep = first + cut_off
         self.manifest.asks_again = not only_enumerate
@@ -199,12 +199,12 @@ class Migration(Command):
                 raise Interrupted("Stopped; everything that was finished is on record.")
         pipeline.drain()
 
-    def _new_sweep(self, pipeline: Pipeline, last: int, *, first: bool = False) -> int:
+    def _new_sweep(self, pipeline: Pipeline, last: int) -> int:
         today = datetime.date.today()
         source = self.config.source
         open_ranges = self.queue.habits().get("open_range") not in ("no", "refused")
         planned = [WindowsPlanned(last + 1, first_windows(source.date_from, source.date_to, today, open_ranges=open_ranges))]
-        if source.bounded and first:  # names studies without a date, which no range can show
+        if source.bounded:  # names studies without a date, which no range can show; and those with one, if ranges show nothing
             planned.append(WindowsPlanned(last + 1, (Window(None, None, "all"),), purpose="look"))
         pipeline.commit_now(planned)
         reach("sweep-planned")
@@ -222,15 +222,15 @@ class Migration(Command):
         return max(left_s, 0.0)
 
     # -- stages
-    def _enumerate_stage(self, sweep: int, select: census.Select) -> Stage:
+    def _enumerate_stage(self, sweep: int, select: Selection) -> Stage:
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, Any]]:
             windows = self.queue.windows_to_ask(sweep, limit + len(busy))
-            if any(window.axis == "date" for _, window, _ in windows) and not busy and self.queue.ignores_date(sweep):
+            if any(window.axis == "date" for _, window, *_ in windows) and not busy and self.queue.ignores_date(sweep):
                 yield "drop", ("judge", [WindowsDropped(sweep)])
                 return
             begun = self.queue.lists_patients(sweep)
-            for window_id, window, attempts in windows:
-                yield window_id, ("ask", window_id, window, attempts, begun)
+            for window_id, window, attempts, looks in windows:
+                yield window_id, ("ask", window_id, window, attempts, looks, begun)
             if windows or busy or self._judged == sweep:
                 return
             rows = self.queue.windows(sweep)
@@ -244,8 +244,8 @@ class Migration(Command):
         def do(job: Any) -> Iterable[Outcome]:
             if job[0] == "judge":
                 return job[1]  # type: ignore[no-any-return]
-            _, window_id, window, attempts, begun = job
-            return census.ask(self._source, sweep, window_id, window, attempts, select, begun=begun)
+            _, window_id, window, attempts, looks, begun = job
+            return census.ask(self._source, sweep, window_id, window, attempts, lambda study, window: select(study, window, looks), begun=begun)
 
         return Stage("enumerate", ready, do, 1)
 

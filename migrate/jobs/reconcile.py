@@ -151,7 +151,7 @@ def add_listed(command: Command, listed: StudyList) -> Addition:
             shown = [study for answer in answers for study in answer.studies]
             uids = [study.study.study for study in shown]
             before = standings(connection, uids)
-            chosen = [select(study, Window(None, None, "list")) for study in shown]
+            chosen = [select(study, Window(None, None, "list"), False) for study in shown]
             found: list[Outcome] = [replace(study, window_id=window_id) for study in chosen if study is not None]
             command.manifest.commit(found)
             command.progress(found)

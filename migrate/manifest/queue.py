@@ -49,15 +49,15 @@ class Queue:
         cursor.row_factory = sqlite3.Row
         return cursor.execute("SELECT * FROM window WHERE sweep = ? ORDER BY id", (sweep,)).fetchall()
 
-    def windows_to_ask(self, sweep: int, limit: int) -> list[tuple[int, Window, int]]:
-        """(id, question, times asked in vain) of what is to be asked next: patients one by one come before all others."""
+    def windows_to_ask(self, sweep: int, limit: int) -> list[tuple[int, Window, int, bool]]:
+        """(id, question, times asked in vain, whether it only looks) of what is to be asked next: patients one by one come before all others."""
         cursor = self.connection.cursor()
         cursor.row_factory = sqlite3.Row
         rows = cursor.execute(
             "SELECT * FROM window WHERE sweep = ? AND state = 0 AND not_before <= ? ORDER BY substr(patient, 1, 1) IS NOT ?, id LIMIT ?",
             (sweep, now_ms(), SHARE, limit),
         )
-        return [(row["id"], window_of(row), row["attempts"]) for row in rows]
+        return [(row["id"], window_of(row), row["attempts"], row["purpose"] == "look") for row in rows]
 
     def lists_patients(self, sweep: int) -> bool:
         """Whether a sweep has asked, or is to ask, who all the patients are."""
@@ -72,13 +72,13 @@ class Queue:
         enough = 1 if self.habits().get("ignores_date") == "yes" else 3
         return bool(windows >= enough and outside > 2 * inside)
 
-    def shown_only_by(self, these: Iterable[int], others: Iterable[int], *, dated: bool = False) -> int:
-        """How many studies these windows showed, fitting their question, that the others did not; `dated`: of those with a date."""
+    def shown_only_by(self, these: Iterable[int], others: Iterable[int], *, dated: tuple[str, str] | None = None) -> int:
+        """How many studies these windows showed, fitting their question, that the others did not; `dated`: of those from the one day to the other."""
         count: int = self.connection.execute(
             "SELECT count(DISTINCT study_id) FROM sighting WHERE window_id IN (SELECT value FROM json_each(?)) AND outside = 0 "
             "AND study_id NOT IN (SELECT study_id FROM sighting WHERE window_id IN (SELECT value FROM json_each(?))) "
-            "AND (? OR (SELECT date FROM study WHERE id = study_id) IS NOT NULL)",
-            (json.dumps(list(these)), json.dumps(list(others)), not dated),
+            "AND (? IS NULL OR (SELECT date FROM study WHERE id = study_id) BETWEEN ? AND ?)",
+            (json.dumps(list(these)), json.dumps(list(others)), *((dated[0], *dated) if dated else (None, None, None))),
         ).fetchone()[0]
         return count
 

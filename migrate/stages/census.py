@@ -31,7 +31,7 @@ from migrate.stages.sweep import AT_ONCE, NAMES, Row, Sweep, ask_again, both_aga
 
 _PATIENTS_A_SHARE = 250
 Select = Callable[[StudyFound, Window], StudyFound | None]
-"""What the selection makes of a row: the same, excluded with a reason, or None: no concern of this sweep."""
+"""What the selection makes of a row: the same, excluded with a reason, or None: no concern of this question."""
 
 
 def ask(source: Source, sweep: int, window_id: int, window: Window, attempts: int, select: Select, *, begun: bool) -> Iterator[Outcome]:
@@ -251,7 +251,8 @@ def _keyless_by_other_axes(sweep: Sweep) -> list[Outcome]:
     if answered and sweep.capped(row):
         trouble = f"The PACS caps its answers at {sweep.cap} rows"
     elif answered and sweep.no_dates:
-        trouble = "The PACS ignores the date key" if sweep.ignores_date else "The PACS does not match ranges of dates"
+        trouble = "The PACS does not match ranges of dates" if sweep.misses_dates else "No question by date shows any study"
+        trouble = "The PACS ignores the date key" if sweep.ignores_date else trouble
     elif answered:
         trouble = "The question without a key shows less than those by date, or nothing narrower shows whether it is capped"
     seen: list[int] = []

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from migrate.config import SourceSettings
 from migrate.model import StudyFound, Window
-from migrate.stages.census import Select
+
+Selection = Callable[[StudyFound, Window, bool], StudyFound | None]
+"""What becomes of a row that this question showed, which may only look around: the same, excluded with a reason, or None."""
 
 
-def selection(settings: SourceSettings, until: tuple[str, str] | None = None) -> Select:
-    """What `from`, `to` and `modalities` make of a row. `until` (date, time): what is dated later is left to the next run."""
+def selection(settings: SourceSettings, until: tuple[str, str] | None = None) -> Selection:
+    """What `from`, `to` and `modalities` make of a row. `until` (date, time): what is dated later is left to the next run.
+
+    A question that only `looks` shows the whole archive: what lies outside the range of dates is not recorded for it.
+    """
     lo, hi = settings.date_from or "", settings.date_to or "99999999"
     wanted = frozenset(settings.modalities)
 
-    def select(study: StudyFound, window: Window) -> StudyFound | None:
+    def select(study: StudyFound, window: Window, looks: bool) -> StudyFound | None:
         excluded = None
         if settings.bounded and study.date is None:
             excluded = "It has no StudyDate, and the migration is limited to a range of dates."
         elif settings.bounded and not lo <= (study.date or "") <= hi:
-            if window.axis == "all" or window.share:
+            if looks or window.share:
                 return None
             excluded = "Its StudyDate lies outside the range of dates to migrate."
         elif wanted and study.modalities and wanted.isdisjoint(study.modalities):

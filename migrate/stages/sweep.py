@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from migrate.errors import QueryRefused
 from migrate.manifest.windows import window_of
 from migrate.model import HabitLearned, Outcome, PartBy, Window, WindowsPlanned, WindowState
-from migrate.stages.questions import cuts, parts
+from migrate.stages.questions import by_date, cuts, is_far, parts
 
 Row = sqlite3.Row
 AT_ONCE = 20  # windows that are asked again together
@@ -26,7 +26,8 @@ NAMES: dict[PartBy, str] = {
 class Sweep:
     """The windows of a sweep as they stand in the manifest, with comparisons of what they showed.
 
-    `no_dates`: questions by date do not count, since most of what they show does not fit, or most of what others show with a date is missing.
+    `no_dates`: questions by date do not count, since most of what they show does not fit, or most of what others show with a date is missing;
+    or since within bounds they show nothing, which may as well be the PACS's way with ranges.
     """
 
     def __init__(
@@ -55,9 +56,20 @@ class Sweep:
         self.ignores_date = outside > inside
         others = [row["id"] for row in rows if row["axis"] != "date" and row["state"] == WindowState.ANSWERED]
         one_by_one = any(window_of(row).share for row in rows)  # then questions by date are for a few patients only
-        self.misses_dates = not one_by_one and shown_only_by(others, ids(self.dated), dated=True) > inside
-        self.no_dates = self.ignores_date or self.misses_dates
+        by_date_ = [row for row in rows if row["axis"] == "date"]
+        bounds = min((row["lo"] or "" for row in by_date_), default=""), max((row["hi"] or "9" for row in by_date_), default="9")
+        self.misses_dates = not one_by_one and shown_only_by(others, ids(self.dated), dated=bounds) > inside
+        self.shows_nothing = not one_by_one and self._shows_nothing()
+        self.no_dates = self.ignores_date or self.misses_dates or self.shows_nothing
         self.keyless: Row | None = next((row for row in rows if row["axis"] == "all" and row["purpose"] == "cover"), None)
+
+    def _shows_nothing(self) -> bool:
+        """Within bounds no range of dates was answered with any study, and none is left to be cut."""
+        if not any(row["purpose"] == "look" for row in self.rows):
+            return False
+        ranges = [row for row in self.dated if row["lo"] != row["hi"]] or self.dated
+        cut = (window_of(row) for row in self.roots() if row["state"] == WindowState.FAILED)
+        return bool(ranges) and not any(row["row_count"] for row in ranges) and not any(by_date(window) and not is_far(window) for window in cut)
 
     def cuts(self, window: Window) -> tuple[PartBy, ...]:
         """The keys to cut a window by. What is known to be ignored, refused or not found comes last; where dates do not count, first comes

@@ -21,6 +21,7 @@ from migrate.practice.faults import FAULTS
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from migrate.sources.probe.habits import DimseProbe
+from tests import runs
 from tests.fault.growing import Growing
 from tests.sweeps import Swept, configure, sweep, sweep_with
 
@@ -147,6 +148,36 @@ def test_ranges_that_find_nothing_are_no_proof_of_anything(tmp_path: Path, bound
     with PracticePacs(archive, faults=("no-ranges", "silent-cap=17")) as pacs:
         swept = sweep(configure(tmp_path, pacs, more=bounds))
     assert (swept.found, swept.blocked) == ({study.uid for study in archive if not bounds or study.date >= "20100101"}, False)
+
+
+@pytest.mark.parametrize(("faults", "blocked"), [(("no-ranges",), False), (("no-ranges", "silent-cap=7"), False), (("no-ranges", "refuse-wide=100"), True)])
+def test_a_range_that_shows_nothing_at_all_is_compared_with_other_keys(tmp_path: Path, faults: tuple[str, ...], blocked: bool) -> None:
+    """What all questions of a limited sweep show as empty need not be: other keys show what is in it, and block where they are refused."""
+    archive = Archive(20)
+    there = {study.uid for study in archive if "20050101" <= study.date <= "20201231"}
+    with PracticePacs(archive, faults=faults) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more="from = 2005-01-01\nto = 2020-12-31"))
+    assert swept.blocked == blocked and there
+    assert swept.found == (set() if blocked else there)
+
+
+@pytest.mark.parametrize("faults", [(), ("silent-cap=7",)])
+def test_a_range_without_any_study_is_shown_to_be_empty(tmp_path: Path, faults: tuple[str, ...]) -> None:
+    """A limited sweep that finds nothing, since there is nothing, ends without a question that blocks, and says by which key it was seen."""
+    with PracticePacs(Archive(20), faults=faults) as pacs:
+        swept = sweep(configure(tmp_path, pacs, more="from = 1980-01-01\nto = 1980-12-31"))
+    assert not swept.blocked
+    assert any("asked by AccessionNumber instead" in each for each in swept.suspicions)
+
+
+def test_a_run_within_bounds_knows_its_studies_again_where_ranges_find_nothing(tmp_path: Path) -> None:
+    """The closing sweeps look beyond the ranges as the first does: nothing has vanished, and the run is complete."""
+    with runs.changing(tmp_path, Archive(12), "no-ranges", source="from = 2005-01-01") as pacs:
+        there = sum(study.date >= "20050101" for study in pacs.holdings)
+        runs.document(tmp_path, "run")
+    report = runs.document(tmp_path, "report")
+    assert (report["complete"], report["studies"]["migrated"]) == (True, there)
+    assert not [each for each in report["enumeration"]["suspicious"] if "was last shown by" in each["reason"]]
 
 
 def test_a_range_names_what_it_leaves_out(tmp_path: Path) -> None:
