@@ -89,7 +89,10 @@ class Holdings(Archive):
             return study.but(claimed_off_by=1 if number % 8 == 1 or not study.shape else -1)
         return study
 
-    def numbered(self, numbers: range) -> Iterator[StudyRecord]:
+    def of_modality(self, modality: str) -> Iterable[int]:
+        return super().of_modality(modality) if self._honest and not self._new_day else range(len(self))
+
+    def numbered(self, numbers: Iterable[int]) -> Iterator[StudyRecord]:
         for number in numbers:
             if number not in self._gone and number not in self._given:
                 yield self.study(number)

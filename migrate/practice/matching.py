@@ -213,6 +213,8 @@ class Query:
         days = self.day_range if self.level != "PATIENT" else None
         if days and len(archive.span(*days)) < len(numbers):
             yield from archive.between(*days)
+        elif self.level == "STUDY" and len(numbers) == len(archive) and self.is_asked(MODALITIES) and not self.has_pattern(MODALITIES):
+            yield from archive.numbered(archive.of_modality(self.keys[MODALITIES]))
         else:
             yield from archive.numbered(numbers)
 

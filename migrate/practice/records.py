@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -98,7 +98,7 @@ class Maker(Protocol):
     def shape_of(self, number: int) -> Shape: ...
     def birth_date(self, patient: int) -> str: ...
     def dice(self, number: int, what: str, below: int) -> int: ...
-    def numbered(self, numbers: range) -> Iterator[StudyRecord]: ...
+    def numbered(self, numbers: Iterable[int]) -> Iterator[StudyRecord]: ...
     def of_patient(self, start: str, whole: bool = False) -> range: ...
 
 
@@ -156,7 +156,7 @@ class StudyRecord:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(_modality(kind) for kind, _ in self.shape))
+        return tuple(dict.fromkeys(modality_of(kind) for kind, _ in self.shape))
 
     @property
     def accession(self) -> str:
@@ -196,7 +196,8 @@ class StudyRecord:
         return self._archive.birth_date(self.patient)
 
 
-def _modality(kind: str) -> str:
+def modality_of(kind: str) -> str:
+    """The Modality of a series of that kind."""
     return _MODALITIES.get(kind, kind)
 
 
@@ -206,4 +207,4 @@ def _series(study: str, number: int, place: int, kind: str, count: int) -> Serie
     uid = f"{study}.{place}"
     classes = (f"{CLASSES[kind]}.{image}" if kind == "VARIED" else CLASSES[kind] for image in range(1, count + 1))
     images = (InstanceRecord(f"{uid}.{image}", sop_class, syntax, image) for image, sop_class in enumerate(classes, 1))
-    return SeriesRecord(uid, _modality(kind), tuple(images))
+    return SeriesRecord(uid, modality_of(kind), tuple(images))

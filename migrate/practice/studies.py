@@ -6,18 +6,22 @@ Nothing here is or was a person. A UID says which study, series and image it nam
 from __future__ import annotations
 
 import hashlib
+import heapq
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from functools import lru_cache
 
 from migrate.practice.days import Days
 from migrate.practice.encoding import Element
 from migrate.practice.objects import make_dataset
-from migrate.practice.records import KINDS, InstanceRecord, SeriesRecord, Shape, StudyRecord
+from migrate.practice.records import KINDS, InstanceRecord, SeriesRecord, Shape, StudyRecord, modality_of
 
 UID_ROOT = "2.25.91748260315564820017364528190"
 
+_EXTRAS = (("SR", 4), ("PR", 5), ("KO", 7))
+"""What one study of so many has beside its images."""
 EMPTY, UNDATED = 4, 7
 """The numbers of the study without images and of the one without a date (in archives of ten studies or more)."""
 
@@ -50,7 +54,7 @@ class Archive:
         return self._plain(number)
 
     # -- finding
-    def numbered(self, numbers: range) -> Iterator[StudyRecord]:
+    def numbered(self, numbers: Iterable[int]) -> Iterator[StudyRecord]:
         """The studies of these numbers."""
         return map(self.study, numbers)
 
@@ -100,6 +104,14 @@ class Archive:
         """The numbers of the studies whose Accession Number begins with (or, if `whole`, is) `start`."""
         found = _with_prefix("A", start, whole)
         return range(min(found.start, len(self)), min(found.stop, len(self)))
+
+    def of_modality(self, modality: str) -> Iterable[int]:
+        """The numbers, in order, of all studies that may have a series of that modality, and of few others."""
+        steps = [(place, len(KINDS)) for place, kind in enumerate(KINDS) if modality_of(kind) == modality]
+        steps += [(1, every) for extra, every in _EXTRAS if extra == modality]
+        shaped = (number for number, shape in self.shapes.items() if any(modality_of(kind) == modality for kind, _ in shape) and number < len(self))
+        merged = heapq.merge(*(range(first, len(self), every) for first, every in steps), sorted(shaped))
+        return (number for number, _ in itertools.groupby(merged))
 
     # -- making
     def dataset(self, instance: InstanceRecord, more: Mapping[int, Element] | None = None) -> bytes:
@@ -152,7 +164,7 @@ class Archive:
         else:
             counts = (2, 2) if kind == "MG" else (1, 1)
         kinds = [(kind, count) for count in counts]
-        kinds += [(extra, 1) for extra, every in (("SR", 4), ("PR", 5), ("KO", 7)) if number % every == 1]
+        kinds += [(extra, 1) for extra, every in _EXTRAS if number % every == 1]
         return tuple(kinds)
 
 

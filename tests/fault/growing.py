@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from migrate.practice.faults import Conduct
 from migrate.practice.holdings import Holdings
@@ -27,7 +27,7 @@ class Growing(Holdings):
         study = super().find(uid)
         return study if study is not None and self._has_come(study) else None
 
-    def numbered(self, numbers: range) -> Iterator[StudyRecord]:
+    def numbered(self, numbers: Iterable[int]) -> Iterator[StudyRecord]:
         return filter(self._has_come, super().numbered(numbers))
 
     def ranked(self, span: range) -> Iterator[StudyRecord]:

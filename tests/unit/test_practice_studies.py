@@ -12,8 +12,12 @@ from datetime import date
 import pydicom
 import pytest
 
+from migrate.dicom import dimse
 from migrate.dicom.part10 import file_header
 from migrate.dicom.scanner import scan
+from migrate.practice.faults import Conduct
+from migrate.practice.holdings import Holdings
+from migrate.practice.matching import MODALITIES, Query
 from migrate.practice.records import JPEG_LOSSLESS
 from migrate.practice.studies import EMPTY, UNDATED, Archive
 
@@ -101,6 +105,15 @@ def test_prefixes_agree_with_looking_at_every_study() -> None:
         assert expected == list(archive.of_accession(start))
         expected = [study.number for study in archive if study.accession == start]
         assert expected == list(archive.of_accession(start, whole=True))
+
+
+@pytest.mark.parametrize("faults", [(), ("two-patients",), ("private-class",), ("empty-studies",)])
+def test_a_modality_finds_the_studies_that_have_it(faults: tuple[str, ...]) -> None:
+    """Asking for a modality without looking at each study shows the same studies as looking at each of them, in the same order."""
+    holdings = Holdings(Archive(200, shapes={11: (("CT", 1), ("SM", 1))}), Conduct(faults))
+    for modality in ("CT", "MG", "SR", "KO", "OT", "SM", "XA"):
+        query = Query({dimse.QUERY_LEVEL: b"STUDY", MODALITIES: modality.encode()})
+        assert [match.study for match in query.matches(holdings)] == [study for study in holdings if modality in study.modalities]
 
 
 def test_days_are_busy_and_quiet_and_times_spread() -> None:
