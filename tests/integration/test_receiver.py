@@ -339,6 +339,40 @@ def test_durable_answers_after_the_promise(receiving: Open) -> None:
     association.release()
 
 
+def test_what_nobody_takes_is_refused_and_leaves_no_file(receiving: Open) -> None:
+    """Where a data set cannot be handed over, the answer says so and its file goes; the association lives."""
+
+    troubles = {DiskFull("full"): dimse.OUT_OF_RESOURCES, ValueError(): dimse.PROCESSING_FAILURE}
+    coming = iter(troubles)
+
+    def deliver(_: Received) -> None:
+        raise next(coming)
+
+    bench = receiving(deliver)
+    sop, dataset = ct()
+    association = bench.associate()
+    for status in troubles.values():
+        association.send_command(1, store_rq(CT_CLASS, sop))
+        association.send_dataset(1, dataset)
+        assert status_of(association) == status
+    association.release()
+    bench.idle()
+    assert bench.files == []
+
+
+def test_a_data_set_in_another_context_than_its_command_is_none(receiving: Open) -> None:
+    """Its transfer syntax would be another one than what the bytes are kept under: the association ends, and nothing is delivered."""
+    bench = receiving()
+    sop, dataset = ct()
+    association = bench.associate(ProposedContext(CT_CLASS, (EXPLICIT,)), ProposedContext(CT_CLASS, (IMPLICIT,)))
+    association.send_command(1, store_rq(CT_CLASS, sop))
+    association.send_dataset(3, dataset)
+    with pytest.raises((Aborted, Lost)):
+        dimse.receive(association)
+    bench.idle()
+    assert (bench.got, bench.files) == ([], [])
+
+
 def test_unknown_operation_is_answered(receiving: Open) -> None:
     """A C-FIND sent to the receiver is answered "unrecognized operation", its identifier is taken off the wire."""
     bench = receiving()

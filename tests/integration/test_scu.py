@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from migrate import errors
 from migrate.config import ReceiverSettings
 from migrate.dicom import dimse, scu
-from migrate.dicom.move import MoveResult, move
+from migrate.dicom.move import MAX_SOPS, MoveResult, move
 from migrate.dicom.receiver import Receiver
 from migrate.dicom.upper_layer import Association, UpperLayerError
 from migrate.model import Received
@@ -202,13 +203,27 @@ def abort_after_a_row(there: Association, message: dimse.Message) -> None:
         answers((0xFF00, ROW), (0xFE00, None)),
         answers((0xFF00, ROW), (0x0110, None)),
         lambda there, message: there.send_command(message.context_id, b"\0\0\0"),
+        lambda there, message: there.send_command(message.context_id, dimse.response(message.command, 0, {dimse.RESPONDED_TO: 99})),
     ],
-    ids=["abort", "no-end", "cut", "too-long", "no-identifier", "cancelled", "failure", "garbage"],
+    ids=["abort", "no-end", "cut", "too-long", "no-identifier", "cancelled", "failure", "garbage", "to-another"],
 )
 def test_an_answer_that_is_not_whole_fails(script: Script) -> None:
-    """Abort, silence, a cut or overlong identifier, cancel and garbage all fail the query instead of shortening it."""
+    """Abort, silence, a cut or overlong identifier, cancel, garbage and a Success for another question all fail the query instead of shortening it."""
     with scripted(script) as peer, scu.FindSession(peer) as session, pytest.raises(errors.QueryFailed):
         list(session.find("STUDY", {}, [dimse.STUDY_UID]))
+
+
+def test_an_echo_that_is_answered_with_a_failure_is_no_success() -> None:
+    """A PACS that answers C-ECHO, and says that it does not serve us, is SourceRefused with its status."""
+    with scripted(answers((0x0122, None))) as peer, pytest.raises(errors.SourceRefused, match="0122"):
+        scu.echo(peer)
+
+
+@pytest.mark.parametrize("more", [{"sops": ("1.2.3.4",)}, {"series": "1.2.3", "sops": ("1.2.3.4",) * (MAX_SOPS + 1)}])
+def test_a_move_that_no_pacs_could_understand_is_not_asked_for(more: dict[str, Any]) -> None:
+    """Instances without their series, or more than fit into one request, are a mistake of ours; nobody is called."""
+    with pytest.raises(ValueError, match="one series"):
+        move(scu.Peer(HOST, free_port(), "PACS", "MIGRATE"), "MIGRATE", study="1.2", should_stop=never, **more)
 
 
 @pytest.mark.parametrize("command", [False, True], ids=["row", "command-set"])
