@@ -91,6 +91,10 @@ class ScriptedSource:
     def instances(self, study: StudyRef) -> StudyPlanned:
         return StudyPlanned(STUDY, (SeriesPlan(SERIES, "CT", (LISTED.sop,)),))
 
+    @contextlib.contextmanager
+    def listing(self) -> Iterator[Callable[[StudyRef], StudyPlanned]]:
+        yield self.instances
+
     def retrieve(self, study: StudyRef, wanted: Wanted) -> RetrieveEnded:
         asked = [ref for ref in (LISTED, UNLISTED, LISTED) if wanted.whole or ref.sop in wanted.series.get(ref.series, ())]
         for number, ref in enumerate(asked):
