@@ -106,10 +106,13 @@ def test_a_vanished_folder_is_not_made_anew(place: FolderPlace, folder: Folder, 
     folder.put(item, file)
     place.settings.path.rename(tmp_path / "unmounted")
     other, other_file = staged(tmp_path, BYTES)
-    with pytest.raises(DestinationUnreachable):
-        folder.put(other, other_file)
-    with pytest.raises(DestinationUnreachable):
-        folder.verify(item)
+    for each in (folder, Folder(place.settings)):  # one that has made folders there, and one that has made none yet
+        with pytest.raises(DestinationUnreachable, match="is gone"):
+            each.put(other, other_file)
+        with pytest.raises(DestinationUnreachable, match="is gone"):
+            each.verify(item)
+        with pytest.raises(DestinationUnreachable, match="is gone"):
+            list(each.listed("studies/"))
     assert not place.settings.path.exists()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 import sqlite3
 from pathlib import Path
 
+from migrate.manifest import Manifest
 from migrate.manifest.file import open_reader, open_writer
 from migrate.reports import status
+from migrate.reports.tables import studies
+from tests.filled import migrated, planned, swept
 
 MANIFESTS = Path(__file__).parents[2] / "manifests"
 
@@ -39,3 +43,15 @@ def test_the_golden_manifest_opens_and_upgrades(tmp_path: Path) -> None:
     assert writer.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     writer.close()
     assert sqlite3.connect(copy).execute("SELECT count(*) FROM events").fetchone()[0] > 8
+
+
+def test_the_table_of_studies_is_the_view_of_studies(manifest: Manifest) -> None:
+    """studies.csv has a question of its own, which needs no sorting: the same columns and rows, by UID."""
+    swept(manifest, "1.10", "1.9", "1.2")
+    migrated(manifest, "1.9", "1.9.1.1", "1.9.1.2")
+    planned(manifest, "1.10", "1.10.1.1")
+    with contextlib.closing(open_reader(manifest.path)) as reader:
+        columns, rows = studies(reader)
+        view = reader.execute("SELECT * FROM studies ORDER BY study")
+        assert columns == [column[0] for column in view.description]
+        assert list(rows) == view.fetchall()
