@@ -132,7 +132,7 @@ _FAULT_HELP = "\n\n\b\nFaults, with the value that is taken where none is given:
 @click.option("--studies", type=click.IntRange(0, 10_000_000), default=20, show_default=True, help="How many it has.")
 @click.option("--seed", type=click.IntRange(0, 9999), default=1, show_default=True, help="Another number, another archive.")
 @click.option("--move-to", "move_to", multiple=True, metavar="AE=HOST:PORT", help="A C-MOVE destination; repeatable.")
-@click.option("--fault", "faults", multiple=True, metavar="NAME[=VALUE]", help="A habit; repeatable.")
+@click.option("--fault", "faults", multiple=True, metavar="NAME[=VALUE][@STUDY]", help="A habit; repeatable. Those about sending can strike one study alone, by its number.")
 def practice_pacs(host: str, port: int, ae_title: str, studies: int, seed: int, move_to: tuple[str, ...], faults: tuple[str, ...]) -> int:
     """Run the practice PACS alone, with faults to choose.
 

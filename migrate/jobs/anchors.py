@@ -246,7 +246,7 @@ def _scratch(manifest: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f"{manifest.name}.out-", dir=manifest.parent, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
     except OSError as error:
-        raise local_error(error, "making a copy of the manifest") from error
+        raise local_error(error, "working beside the manifest") from error
 
 
 def _pack(source: Path, target: Path) -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from migrate.config import Config, clear_text
-from migrate.destinations import open_destination
+from migrate.counted import counted
+from migrate.destinations import Destination, open_destination
 from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigrateError
 from migrate.host import is_open_to_others, network_file_system
+from migrate.jobs import anchors
 from migrate.manifest import Queue
 from migrate.manifest.file import is_locked
 from migrate.model import Finding, HabitLearned
@@ -93,11 +95,20 @@ def destination_findings(config: Config) -> list[Finding]:
     try:
         destination = open_destination(config.destination)
         try:
-            return destination.check()
+            findings = destination.check()
+            return findings if any(each.level == "fail" for each in findings) else findings + _lost_manifest(config, destination)
         finally:
             destination.close()
     except DestinationError as error:
         return [Finding("destination", "fail", str(error), error.hint, "destination")]
+
+
+def _lost_manifest(config: Config, destination: Destination) -> list[Finding]:
+    """A warning where a migration of this name has left anchors, and there is no manifest: two manifests of one name spoil each other's audit."""
+    anchored = [] if config.manifest.exists() else anchors.told(anchors.read_all(config, destination), config.name)[0]
+    said = f"A migration named {config.name} has left {counted(len(anchored), 'anchor')} there, and there is no manifest {config.manifest}."
+    hint = "If it is lost: `pacs-migrate restore-manifest`. For another migration choose another name under [migration], or another prefix."
+    return [Finding("destination anchors", "warn", said, hint, "destination")] if anchored else []
 
 
 def source_findings(config: Config) -> list[Finding]:

@@ -253,6 +253,8 @@ class Check:
                 page = file.read(1 << 20)  # verdict and counts come first
             shown = [word for word in words if '<th scope="row">{}</th><td class="n">{}</td>'.format(*word) in page]
             self.same(name, "", {"complete": 'id="verdict">Complete:' in page, "counts": shown}, {"complete": complete, "counts": words})
+        if self.options.list:
+            print("list: {} keys, {} of them with a SHA-256; of the others only the size is compared.".format(*self.scratch.execute("SELECT count(*), count(nullif(sha256, '')) FROM object").fetchone()))
         print("proven objects: {leaves} (studies: {studies}); seal {seal}, head {head}, Merkle root {root}".format(**right))
 
     def object(self, row):
@@ -269,13 +271,12 @@ class Check:
 
     def anchors(self):
         """Anchors among the objects: none of them may know a seal that this chain does not have."""
-        lost = " ".join(values[2] for _, _, values in self.numbered("manifest restored", None)).split()
-        found = [(path, json.loads(path.read_bytes())) for path in sorted(self.options.objects.rglob("_pacs-migrate/anchors/*.json"))]
-        mine = [(path, each) for path, each in found if path.stem not in lost and self.migration in (None, each["migration"])]
+        lost, paths = " ".join(values[2] for _, _, values in self.numbered("manifest restored", None)).split(), self.options.objects.rglob("_pacs-migrate/anchors/*.json")
+        mine = [(path, each) for path, each in ((path, json.loads(path.read_bytes())) for path in sorted(paths)) if path.stem not in lost and self.migration in (None, each["migration"])]
         print(f"anchors compared: {len(mine)}; without any, a chain that was written anew as a whole could not be told.")
         for path, each in mine:
             if self.seals.get(each["seal"], ("", ""))[1] != each["head"]:
-                self.wrong(path, f"anchors seal {each['seal']}; this dossier ends with {len(self.seals)}: it is older, cut off or rewritten")
+                self.wrong(path, f"anchors seal {each['seal']}; this dossier ends with {len(self.seals)}: it is older, cut off or rewritten, or another manifest has its name")
             elif each["seal"] == len(self.seals) and each["root"] not in (None, self.root):
                 self.wrong(path, f"has the Merkle root {each['root']}; the tables give {self.root}")
 
