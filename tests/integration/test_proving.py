@@ -234,7 +234,7 @@ def test_a_manifest_that_is_gone_comes_back_from_the_newest_sound_copy(spoilable
     refused = command(folder, "restore-manifest")
     assert refused.returncode == 2
     die(folder)
-    assert "A migration named test has left" in command(folder, "check").stdout
+    assert "A migration named test has left" in command(folder, "check", "--json").stdout
     newest = own(folder, "manifest")[-1]
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
     restored = command(folder, "restore-manifest")
