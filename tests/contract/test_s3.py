@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ from migrate.errors import (
 )
 from migrate.model import Proof, object_key
 from tests.places import staged
-from tests.s3_server import Answer, S3Server, meddling, rclone_serve, seaweedfs
+from tests.s3_server import Answer, Deed, Passed, S3Server, meddling, rclone_serve, seaweedfs
 
 BYTES = bytes(range(1, 256)) * 100
 PUT_PATH = "/studies/"
@@ -143,6 +145,47 @@ def test_another_version_differs(server: S3Server, tmp_path: Path) -> None:
             destination.verify(replace(item, receipt=receipt), deep=deep)
     assert destination.verify(item) is Proof.ATTESTED
     destination.close()
+
+
+def said_otherwise(**headers: str) -> Callable[[Passed], Passed]:
+    """The store's answer with these headers in place of its own."""
+    changed = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def change(passed: Passed) -> Passed:
+        status, own, content = passed
+        return status, [pair for pair in own if pair[0].lower() not in changed] + list(changed.items()), content
+
+    return change
+
+
+def test_an_object_replaced_between_the_look_and_the_reading_differs(server: S3Server, tmp_path: Path) -> None:
+    """The look still shows our version, the reading another one: it is not ours that was read."""
+    settings = S3Settings(server.new_bucket(versioned=True), endpoint_url=server.endpoint_url)
+    with contextlib.closing(open_destination(settings)) as plain:
+        item, file = staged(tmp_path, BYTES)
+        receipt = plain.put(item, file)
+
+    def replaced(method: str, path: str, count: int) -> Deed | None:
+        return said_otherwise(x_amz_version_id="another") if method == "GET" and PUT_PATH in path else None
+
+    with meddling(replaced, server) as proxy, contextlib.closing(open_destination(replace(settings, endpoint_url=proxy.endpoint_url))) as destination:
+        assert destination.verify(replace(item, receipt=receipt)) is Proof.ATTESTED
+        with pytest.raises(ObjectDiffers, match="version"):
+            destination.verify(replace(item, receipt=receipt), deep=True)
+
+
+def test_a_checksum_of_checksums_says_nothing_of_the_object(server: S3Server, bucket: S3Settings, tmp_path: Path) -> None:
+    """Where a store shows a COMPOSITE checksum, of an object that it keeps in parts, the object is read back: it neither proves nor differs."""
+    with contextlib.closing(open_destination(bucket)) as plain:
+        item, file = staged(tmp_path, BYTES)
+        receipt = plain.put(item, file)
+
+    def composite(method: str, path: str, count: int) -> Deed | None:
+        other = said_otherwise(x_amz_checksum_type="COMPOSITE", x_amz_checksum_sha256=f"{'A' * 43}=-2")
+        return other if method == "HEAD" and PUT_PATH in path else None
+
+    with meddling(composite, server) as proxy, contextlib.closing(open_destination(replace(bucket, endpoint_url=proxy.endpoint_url))) as destination:
+        assert destination.verify(replace(item, receipt=receipt)) is Proof.READ_BACK
 
 
 @pytest.mark.parametrize("size", [len(BYTES), 20 << 20])
