@@ -41,13 +41,20 @@ def verb(name: str, *, json: bool = False) -> Callable[[F], click.Command]:
         if json:
             decorated = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(decorated)
         decorated = click.option(
-            "-v", "--verbose", count=True, callback=_set_verbosity, expose_value=False, help="Say more."
-        )(decorated)
-        decorated = click.option(
             "--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), default=Path("migrate.toml"), show_default=True,
             help="The configuration.",
         )(decorated)  # fmt: skip
-        return click.command(name, epilog=EXIT_CODES)(decorated)
+        return without_config(name)(decorated)
+
+    return decorate
+
+
+def without_config(name: str, *, help_first: str = "") -> Callable[[F], click.Command]:
+    """A command with -v and the table of exit codes in its help, which `help_first` comes before."""
+
+    def decorate(function: F) -> click.Command:
+        option = click.option("-v", "--verbose", count=True, callback=_set_verbosity, expose_value=False, help="Say more.")
+        return click.command(name, epilog=help_first + EXIT_CODES)(option(function))
 
     return decorate
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from migrate.cli.frame import EXIT_CODES
+from migrate.cli.frame import without_config
 from migrate.errors import UsageError
 from migrate.evidence import signing
 
@@ -14,7 +14,7 @@ _FOLDER = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command("sign", epilog=EXIT_CODES)
+@without_config("sign")
 @click.option("--key", type=_FILE, help="SSH key: a private key, or a public key whose private half the SSH agent holds.")
 @click.option("--time-stamp-request", is_flag=True, help="Also write dossier.tsq, for a time stamping authority (RFC 3161).")
 @click.option("--time-stamp-answer", type=_FILE, help="Check the authority's answer and keep it as dossier.tsr.")
@@ -38,7 +38,7 @@ def sign(folder: Path, key: Path | None, time_stamp_request: bool, time_stamp_an
     return 0
 
 
-@click.command("verify-signature", epilog=EXIT_CODES)
+@without_config("verify-signature")
 @click.option("--signers", type=_FILE, help="Who may sign: lines as in ssh-keygen(1), ALLOWED SIGNERS.")
 @click.option("--time-stamp-ca", type=_FILE, help="Check dossier.tsr, too: the authority's certificates (PEM).")
 @_FOLDER

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import click
 
-from migrate.cli.frame import EXIT_CODES, load, log_to_stderr, terminal_width
+from migrate.cli.frame import load, terminal_width, without_config
 from migrate.cli.moving import run_migration
 from migrate.config import EXAMPLE
 from migrate.counted import counted
@@ -51,7 +51,7 @@ path = "bucket"
 """
 
 
-@click.command(epilog=EXIT_CODES)
+@without_config("demo")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep everything in this folder.")
 @click.option("--studies", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many the practice PACS has.")
 def demo(keep: Path | None, studies: int) -> int:
@@ -59,7 +59,6 @@ def demo(keep: Path | None, studies: int) -> int:
 
     Needs nothing but this package: no PACS, no bucket, no configuration. Ends with the path of the report, which is all that stays without --keep.
     """
-    log_to_stderr(0)
     folder = (keep or Path(tempfile.mkdtemp(prefix="pacs-migrate-demo-"))).resolve()
     path = folder / "migrate.toml"
     if path.exists():
@@ -95,7 +94,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@click.command(epilog=EXIT_CODES)
+@without_config("init")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=Path("migrate.toml"))
 def init(path: Path) -> int:
     """Write a commented configuration to PATH.
@@ -125,7 +124,7 @@ _FAULT_HELP = "\n\n\b\nFaults, with the value that is taken where none is given:
 )
 
 
-@click.command("practice-pacs", epilog=_FAULT_HELP + "\n\n" + EXIT_CODES)
+@without_config("practice-pacs", help_first=_FAULT_HELP + "\n\n")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=11110, show_default=True, help="0 chooses a free one.")
 @click.option("--ae-title", default="PRACTICE", show_default=True, help="The AE title of the practice PACS.")

@@ -44,8 +44,8 @@ WARM_BYTES, WARM_S = 18 << 20, 1200.0
 """A manifest that is larger than this has filled SQLite's page cache (16 MiB); and by then all tables have the size that they come to."""
 LONG_ENOUGH_S, MOST_MIB_H = 1800, 1.0
 """Whoever is watched for so long while warm may not grow by more."""
-SLICE_S = 180.0
-"""Longer than a round mostly takes: the least of such a time is what a process holds when little is under way."""
+SLICE_S = 600.0
+"""Longer than a round takes, also beside other work: the least of such a time is what a process holds when little is under way."""
 DEEDS: tuple[tuple[str, Deed], ...] = (
     ("503", (503, b"<Error><Code>SlowDown</Code></Error>")), ("500", (500, b"<Error><Code>InternalError</Code></Error>")),
     ("reset", "reset"), ("drop", "drop"), ("answer lost", "lose"),
