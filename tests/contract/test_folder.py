@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +15,7 @@ from migrate.destinations import open_destination
 from migrate.destinations.folder import Folder
 from migrate.errors import DestinationRefused, DestinationUnreachable, KeyTaken, ObjectDiffers, PutFailed
 from migrate.model import Proof
+from migrate.staging.disk import Disk
 from tests.places import FolderPlace, key_of, new_number, staged
 
 BYTES = bytes(range(256)) * 96
@@ -115,6 +117,32 @@ def test_a_vanished_folder_is_not_made_anew(place: FolderPlace, folder: Folder, 
         with pytest.raises(DestinationUnreachable, match="is gone"):
             list(each.listed("studies/"))
     assert not place.settings.path.exists()
+
+
+def test_only_regular_files_are_listed_and_what_cannot_be_listed_is_told(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
+    """Links and pipes are no objects; a folder that is not there holds nothing, one that cannot be read is an error and not an empty one."""
+    item, file = staged(tmp_path, BYTES)
+    key = folder.put(item, file).key
+    beside = (place.settings.path / key).parent
+    (beside / "link.dcm").symlink_to(file)
+    os.mkfifo(beside / "pipe.dcm")
+    assert list(folder.listed("studies/")) == [(key, len(BYTES))]
+    assert list(folder.listed("elsewhere/")) == []
+    with pytest.raises(DestinationRefused):
+        list(folder.listed("x" * 300))
+
+
+class Overwriting(Disk):
+    """A file system that lets a new name replace a file."""
+
+    def link(self, old: Path, new: Path) -> None:
+        os.replace(old, new)
+
+
+def test_a_file_system_that_overwrites_is_refused(place: FolderPlace) -> None:
+    """Two probes under one name tell it before the first object is written."""
+    (finding,) = Folder(place.settings, disk=Overwriting()).check()
+    assert (finding.level, "overwrites" in finding.detail) == ("fail", True)
 
 
 def test_a_removed_study_can_be_put_again(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
