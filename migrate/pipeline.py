@@ -6,31 +6,28 @@ one thread commits. Workers yield outcomes; nothing is known here of DICOM or of
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from migrate.errors import DiskFull, Interrupted, LocalError, PacsMigrateError
 from migrate.failpoints import reach
+from migrate.inbox import CHUNK, Inbox, Unhurried
 from migrate.manifest import Effects, Manifest
 from migrate.model import Fixity, InstanceStaged, Outcome, Received, Rolled
 from migrate.scheduling import Stage, collect
 
 log = logging.getLogger(__name__)
 
-_BATCH = 512
-_CHUNK = 100  # facts that a long answer hands on together; 20 such lists may wait
-_FACTS, _PATIENCE_S = 10_000, 1.0  # in one transaction; and how long the rows of a long answer wait for as many
 _POLL_S = 0.25
+_BEAT_S = 0.05  # no more often than that is committed as long as more is on its way and nobody waits
 STOP_GRACE_S = 25.0
 
 
@@ -56,8 +53,7 @@ class Pipeline:
     ) -> None:
         self._manifest, self._settle, self._final_path, self._after_commit = manifest, settle, final_path, after_commit
         self._unreachable_s, self._on_commit = unreachable_s, on_commit
-        self._arrivals: queue.Queue[Any] = queue.Queue(maxsize=10_000)
-        self._facts: queue.Queue[Any] = queue.Queue(maxsize=20)
+        self._arrivals, self._facts = Inbox(10_000), Inbox(20)
         self._wake = threading.Event()
         self.stopping = threading.Event()
         self._error: BaseException | None = None  # one of the two threads broke: nothing more can be committed
@@ -120,8 +116,7 @@ class Pipeline:
         """End both threads after what is queued, also where one broke: nobody else may use the manifest before. Raises what broke it."""
         for thread, source, limit_s in zip(self._threads, (self._arrivals, self._facts), (STOP_GRACE_S, None), strict=True):
             while thread.is_alive():
-                with contextlib.suppress(queue.Full):
-                    source.put(None, timeout=_POLL_S)
+                if source.put(None, _POLL_S):
                     break
             thread.join(limit_s)
         self._raise_if_broken()
@@ -133,14 +128,10 @@ class Pipeline:
         while not done.wait(_POLL_S):
             self._raise_if_broken()
 
-    def _put(self, where: queue.Queue[Any], what: object) -> None:
-        while True:
+    def _put(self, where: Inbox, what: object) -> None:
+        self._raise_if_broken()
+        while not where.put(what, _POLL_S):
             self._raise_if_broken()
-            try:
-                where.put(what, timeout=_POLL_S)
-                return
-            except queue.Full:
-                continue
 
     def _raise_if_broken(self) -> None:
         if self._error is not None:
@@ -154,23 +145,13 @@ class Pipeline:
             self._error = error
             self._wake.set()
 
-    def _take(self, source: queue.Queue[Any]) -> list[Any]:
-        """What is there, at least one. Of a long answer, whose end is still to come, many rows together: each page that they touch is written once."""
-        batch, until = [source.get()], time.monotonic() + _PATIENCE_S
-        facts = _facts(batch[0])
-        amid_answer = facts >= _CHUNK
-        while len(batch) < _BATCH and facts < _FACTS:
-            try:
-                batch.append(source.get(timeout=max(until - time.monotonic(), 0.0)) if amid_answer else source.get_nowait())
-            except queue.Empty:
-                break
-            facts += _facts(batch[-1])
-            amid_answer = amid_answer and _facts(batch[-1]) >= _CHUNK
-        return batch
+    def _under_way(self) -> bool:
+        """Whether a worker is at a job, or one is in line."""
+        return any(not future.done() for stage in self._stages for future in list(stage.busy.values()))
 
     def _durable_loop(self) -> None:
         while True:
-            batch = self._take(self._arrivals)
+            batch = self._arrivals.take()
             reach("stage-taken")
             fixities = iter(self._settled([entry for entry in batch if isinstance(entry, _Arrived)]))
             for entry in batch:
@@ -196,8 +177,9 @@ class Pipeline:
             raise
 
     def _commit_loop(self) -> None:
+        beat = 0.0
         while True:
-            batch = self._take(self._facts)
+            batch = self._facts.take(beat, self._under_way)
             facts: list[Outcome] = []
             for entry in batch:
                 if isinstance(entry, list):
@@ -215,6 +197,7 @@ class Pipeline:
             self._wake.set()
             if None in batch:
                 return
+            beat = time.monotonic() + _BEAT_S
 
     # -- the scheduler
     def run(self, stages: list[Stage], *, next_due_s: Callable[[], float | None], grace_s: float = STOP_GRACE_S,
@@ -253,8 +236,11 @@ class Pipeline:
         return sum(self._offer(stage, pools[stage.name]) for stage in stages) > 0 or under_way
 
     def _offer(self, stage: Stage, pool: Executor) -> int:
-        free = stage.workers - len(stage.busy)
-        if free <= 0 or time.monotonic() < stage.paused_until or not stage.gate():
+        if time.monotonic() < stage.paused_until or not stage.gate():
+            stage.take_back()
+            return 0
+        free = stage.workers + stage.ahead - len(stage.busy)
+        if free <= 0:
             return 0
         started = 0
         for key, job in stage.ready(set(stage.busy), free):
@@ -272,7 +258,7 @@ class Pipeline:
         try:
             for outcome in stage.work(job):
                 held.append(outcome)
-                if len(held) >= _CHUNK:
+                if len(held) >= CHUNK:
                     self.submit(held, ordered=stage.ordered)
                     held = []
         except PacsMigrateError as error:
@@ -289,20 +275,20 @@ class Pipeline:
                 stage.went_well()
             else:
                 self._pause_or_end(stage, error)
+        except CancelledError:  # it was still in line
+            pass
         except BaseException as broken:
             self._ended_by = self._ended_by or broken
+        forget = Unhurried(stage.busy.pop, key, None)
         try:
-            self.submit(outcomes, done=lambda: self._forget(stage, key), ordered=stage.ordered)
+            self.submit(outcomes, done=forget, ordered=stage.ordered)
         except BaseException:  # the commit thread broke, which `run` raises itself
-            self._forget(stage, key)
-
-    def _forget(self, stage: Stage, key: Hashable) -> None:
-        stage.busy.pop(key, None)
-        self._wake.set()
+            forget()
 
     def _pause_or_end(self, stage: Stage, error: PacsMigrateError) -> None:
         """A peer that was there and is gone is tried again with back-off, and a full disk may get room by what is on its way out;
-        any other error of scope run ends the run."""
+        any other error of scope run ends the run. What is in line would only fail, too."""
+        stage.take_back()
         now = time.monotonic()
         if isinstance(error, DiskFull) and any(each.busy or each.failing_since for each in self._stages if each.side != stage.side):
             stage.pause(error.wait_factor)
@@ -318,7 +304,9 @@ class Pipeline:
         log.warning("%s: %s Trying again.", stage.name, error)
 
     def _end(self, stages: list[Stage], pools: dict[str, Executor], grace_s: float, cut: Callable[[], None]) -> None:
-        """Let what is under way finish for a while, then cut it; commit what was finished."""
+        """Take back what was still in line, let what is under way finish for a while, then cut it; commit what was finished."""
+        for stage in stages:
+            stage.take_back()
         until = time.monotonic() + (grace_s if any(stage.busy for stage in stages) else 0)
         cutting = False
         while any(stage.busy for stage in stages) and all(thread.is_alive() for thread in self._threads):
@@ -331,11 +319,8 @@ class Pipeline:
             self._wake.clear()
             self._wake.wait(min(max(left, 0.05), _POLL_S))
         for stage in stages:
-            if stage.executor is None:
+            if stage.executor is None:  # else whoever gave it may use it for more
                 pools[stage.name].shutdown(wait=False, cancel_futures=True)
-            else:  # whoever gave it may use it for more
-                for future in list(stage.busy.values()):
-                    future.cancel()
 
 
 def _expect_open(stages: list[Stage]) -> None:
@@ -343,7 +328,3 @@ def _expect_open(stages: list[Stage]) -> None:
     for stage in stages:
         if not stage.gate() and any(True for _ in stage.ready(set(), 1)):
             raise DiskFull(f"Staging is full: there is no room to {stage.name} what is left.")
-
-
-def _facts(entry: object) -> int:
-    return len(entry) if isinstance(entry, list) else 0

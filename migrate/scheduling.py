@@ -18,6 +18,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 60.0
 class Stage:
     """`ready(busy, limit)` yields (key, job) pairs, `work(job)` returns outcomes.
 
+    `ahead`: so many jobs more than there are workers wait in line, so that nobody waits for a commit. `rest_s`: nothing is begun for so
+    long after a job, so that more gathers for the next one.
     `ordered` sends its outcomes behind the files that arrived before them. `executor` runs the jobs: threads of this process
     by default; for others `work`, jobs and outcomes have to be such as can be pickled.
     """
@@ -26,6 +28,8 @@ class Stage:
     ready: Callable[[set[Hashable], int], Iterable[tuple[Hashable, Any]]]
     work: Callable[[Any], Iterable[Outcome]]
     workers: int
+    ahead: int = 0
+    rest_s: float = 0.0
     ordered: bool = False
     side: str = "source"
     gate: Callable[[], bool] = lambda: True
@@ -37,6 +41,12 @@ class Stage:
 
     def went_well(self) -> None:
         self.failing_since, self.wait_s = None, _FIRST_PAUSE_S
+        self.paused_until = max(self.paused_until, time.monotonic() + self.rest_s)
+
+    def take_back(self) -> None:
+        """Begin nothing of what is in line; it will be ready again."""
+        for future in list(self.busy.values()):
+            future.cancel()
 
     def pause(self, factor: float) -> None:
         """Start nothing for a while, twice as long each time. Workers that fail together make one pause."""

@@ -260,8 +260,8 @@ class Association(Wire):
                 raise Malformed("a P-DATA PDU is too short for a fragment")
             self._start = start + 6
             self._pdu_left = length
-            if length > self.longest_pdu:
-                self.longest_pdu = length
+            self.longest_pdu = max(self.longest_pdu, length)
+            if self._end == len(self._buffer) or length > len(self._buffer):
                 self._grow()
             return True
         kind, _ = self._whole_pdu()

@@ -82,7 +82,7 @@ class Wire:
         return self._end - self._start
 
     def _grow(self) -> None:
-        """A big buffer only for a peer that sends data: silent peers cost little."""
+        """A big buffer only for a peer that fills the small one: those that say little cost little."""
         if len(self._buffer) == _BUFFER_BYTES:
             return
         rest = bytes(self._view[self._start : self._end])

@@ -47,6 +47,7 @@ from migrate.staging.area import Staging
 
 _CLOSING_SWEEPS = 3
 _ITEMS_A_JOB, _STUDIES_A_JOB = 64, 20
+_REST_S = 0.25  # nobody waits for the last look at a study
 
 
 @dataclass(frozen=True)
@@ -258,8 +259,9 @@ class Migration(Command):
 
         def is_known_whose() -> bool:
             """Whose a study is, where the PACS wants a PatientID with everything, only a whole sweep of this process has shown."""
-            by_patient = self.queue.lists_patients(sweep) or self.queue.habits().get("insists_on_patient_id") == "yes"
-            return self._judged == sweep or not by_patient
+            if self._judged == sweep:
+                return True
+            return not (self.queue.lists_patients(sweep) or self.queue.habits().get("insists_on_patient_id") == "yes")
 
         def to_list(due: Callable[[int], list[StudyRef]]) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, list[StudyRef]]]]:
             def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, list[StudyRef]]]:
@@ -269,17 +271,23 @@ class Migration(Command):
             return ready
 
         def to_retrieve(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, tuple[StudyRef, Wanted]]]:
-            return ((ref, (ref, wanted)) for ref, wanted in self.queue.studies_to_retrieve(limit + len(busy)))
+            return ((ref, (ref, wanted)) for ref, wanted in self.queue.studies_to_retrieve(limit + len(busy), skip=busy))
+
+        def has_room() -> bool:
+            return not self._staging.above_high_water() and self._staging.has_room()
+
+        def retrieve(job: tuple[StudyRef, Wanted]) -> Iterable[Outcome]:
+            return work.retrieve(self._source, *job) if has_room() else ()  # there may be less than when it was put in line
 
         return [
             Stage("plan", to_list(self.queue.studies_to_plan), lambda refs: work.plan(self._source, refs), 1, gate=is_known_whose),
-            Stage("confirm", to_list(self.queue.studies_to_confirm), lambda refs: work.confirm(self._source, refs), 1, gate=is_known_whose),
+            Stage("confirm", to_list(self.queue.studies_to_confirm), lambda refs: work.confirm(self._source, refs), 1, rest_s=_REST_S, gate=is_known_whose),
             Stage(
-                "retrieve", to_retrieve, lambda job: work.retrieve(self._source, *job), config.source.associations, ordered=True,
-                gate=lambda: is_known_whose() and not self._staging.above_high_water() and self._staging.has_room(),
+                "retrieve", to_retrieve, retrieve, config.source.associations, 2 * config.source.associations, ordered=True,
+                gate=lambda: is_known_whose() and has_room(),
             ),
-            Stage("upload", self._batches(InstanceState.STAGED), work.upload, config.workers, side="destination"),
-            Stage("verify", self._batches(InstanceState.STORED), work.verify, config.workers, side="destination"),
+            Stage("upload", self._batches(InstanceState.STAGED), work.upload, config.workers, config.workers, side="destination"),
+            Stage("verify", self._batches(InstanceState.STORED), work.verify, config.workers, config.workers, side="destination"),
             Stage("copy of the manifest", self._copy_due, lambda _: self._copy_manifest(pipeline), 1, side="destination"),
         ]  # fmt: skip
 
@@ -299,12 +307,11 @@ class Migration(Command):
     def _batches(self, state: InstanceState) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, work.Batch]]]:
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, work.Batch]]:
             taken = {key[0] for key in busy if isinstance(key, tuple)}
-            last = self.queue.nearly_done(state)
             for series_id, items in (
                 *self.queue.items(state, skip_series=taken, limit=limit),
                 *self.queue.copies(state, skip_series=taken),
             ):
-                refused = self.queue.refused_before(items[0].ref.study)
+                refused, last = self.queue.refused_before(items[0].ref.study), self.queue.nearly_done(state)
                 for first in range(0, len(items), _ITEMS_A_JOB):
                     part = tuple((item, self._path(item)) for item in items[first : first + _ITEMS_A_JOB])
                     yield (series_id, first), work.Batch(self.config.destination, part, refused_before=refused, last=last)

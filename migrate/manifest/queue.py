@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,10 @@ class Queue:
     def studies_to_plan(self, limit: int) -> list[StudyRef]:
         return [StudyRef(uid) for _, uid in self._due(StudyState.FOUND, limit)]
 
-    def studies_to_retrieve(self, limit: int) -> list[tuple[StudyRef, Wanted]]:
+    def studies_to_retrieve(self, limit: int, *, skip: Collection[object] = ()) -> list[tuple[StudyRef, Wanted]]:
         """Planned studies with what to ask for: the whole, or what an ended or failed attempt left missing."""
-        return [(StudyRef(uid), self._wanted(study_id)) for study_id, uid in self._due(StudyState.PLANNED, limit)]
+        due = ((study_id, StudyRef(uid)) for study_id, uid in self._due(StudyState.PLANNED, limit))
+        return [(study, self._wanted(study_id)) for study_id, study in due if study not in skip]
 
     def studies_to_confirm(self, limit: int) -> list[StudyRef]:
         """Studies of which everything is proven, to be asked for once more before they close."""

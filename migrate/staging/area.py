@@ -144,7 +144,7 @@ class Staging:
     def path_below(root: Path, ref: InstanceRef, dataset_sha256: bytes) -> Path:
         """The same, below any root."""
         name = hashlib.sha256(f"{ref.study}/{ref.series}/{ref.sop}".encode()).hexdigest()[:32]
-        return root / "ready" / name[:2] / f"{name}-{dataset_sha256.hex()[:24]}.dcm"
+        return root.joinpath("ready", name[:2], f"{name}-{dataset_sha256.hex()[:24]}.dcm")
 
     def settle(self, files: Iterable[tuple[Path, Path, Rolled]]) -> list[Fixity]:
         """Make files durable under their final names: (part, final, what was rolled at the receipt) each, in order.

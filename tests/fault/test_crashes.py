@@ -18,7 +18,7 @@ from unittest.mock import patch
 import pytest
 from awscrt.checksums import crc64nvme
 
-from migrate import pipeline
+from migrate import inbox, pipeline
 from migrate.destinations import shared_destination
 from migrate.destinations.folder import Folder
 from migrate.errors import StagedFileLost
@@ -358,7 +358,7 @@ def end_of_retrieve_not_behind_the_files() -> Any:
             on_record.set()
 
     return both(patch.object(Migration, "_moving_stages", unordered), patch.object(Pipeline, "_settled", slow),
-                patch.object(Manifest, "_apply", applied), patch.object(pipeline, "_BATCH", 1))  # fmt: skip
+                patch.object(Manifest, "_apply", applied), patch.object(inbox, "_ENTRIES", 1))  # fmt: skip
 
 
 def retrieve_ended_when_planned() -> Any:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterator
+import time
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from migrate.errors import DiskFailing
+from migrate.errors import DiskFailing, Interrupted, SourceUnreachable
 from migrate.manifest import Manifest
 from migrate.model import InstanceRef, Outcome, Received, RetryPolicy
 from migrate.pipeline import Pipeline
 from migrate.scheduling import Stage
 from migrate.staging.area import Staging, hash_file
 from tests.filled import IDENTITY
+from tests.waiting import until
 
 HEADER = b"\0" * 128 + b"DICM" + b"meta"
 
@@ -139,3 +141,54 @@ def test_what_ends_while_stages_are_asked_does_not_end_the_run(bench: Bench) -> 
     bench.pipeline.run([first, Stage("second", asked_later, work, 1)], next_due_s=lambda: None)
     bench.pipeline.close()
     assert done == [0, 1]
+
+
+class Line:
+    """A stage of one worker with two jobs in line, the first of which does something once they are there."""
+
+    def __init__(self, first: Callable[[], None]) -> None:
+        self.begun: list[tuple[int, float]] = []
+        self._first = first
+        self.stage = Stage("line", self._ready, self._work, 1, ahead=2)
+
+    def _ready(self, busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, int]]:
+        well = {job for job, _ in self.begun[1:]}
+        yield from ((job, job) for job in range(3) if job not in well)
+
+    def _work(self, job: int) -> Iterator[Outcome]:
+        self.begun.append((job, time.monotonic()))
+        if len(self.begun) == 1:
+            until(lambda: len(self.stage.busy) == 3)
+            self._first()
+        yield from ()
+
+
+def test_what_is_in_line_is_not_begun_after_a_stop(bench: Bench) -> None:
+    """A stop takes back what waits for a worker; only what is under way is waited for."""
+
+    def stop() -> None:
+        bench.pipeline.stop()
+        until(lambda: len(line.stage.busy) == 1)
+
+    line = Line(stop)
+    bench.pipeline.start()
+    with pytest.raises(Interrupted):
+        bench.pipeline.run([line.stage], next_due_s=lambda: None)
+    bench.pipeline.close()
+    assert [job for job, _ in line.begun] == [0]
+
+
+def test_what_is_in_line_behind_a_failure_waits_for_the_pause(bench: Bench) -> None:
+    """Where a peer is away, the jobs in line are begun only after the pause, and none is forgotten."""
+
+    def fail() -> None:
+        raise SourceUnreachable("away")
+
+    line = Line(fail)
+    bench.pipeline.note_contact("source")
+    bench.pipeline.start()
+    bench.pipeline.run([line.stage], next_due_s=lambda: None)
+    bench.pipeline.close()
+    (_, failed_at), (_, next_at), *_ = line.begun
+    assert next_at - failed_at >= 0.5
+    assert [job for job, _ in line.begun] == [0, 0, 1, 2]

@@ -12,7 +12,7 @@ LEVELS = {
     "counted": 0, "errors": 0, "failpoints": 0, "host": 0, "model": 0, "config": 0,
     "staging": 1, "dicom": 1, "lists": 1, "evidence": 1, "audit_trail": 1,
     "dicom.storing": 2, "dicom.receiver": 2, "dicom.scu": 2, "dicom.move": 2, "dicom.trial": 2,
-    "scheduling": 3, "pipeline": 3, "sources": 3, "destinations": 3, "manifest": 3,
+    "inbox": 3, "scheduling": 3, "pipeline": 3, "sources": 3, "destinations": 3, "manifest": 3,
     "stages": 4, "reports": 4, "practice": 4,
     "jobs": 5, "lists.exceptions": 5,
     "cli": 6, "__main__": 7,
