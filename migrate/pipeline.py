@@ -253,14 +253,15 @@ class Pipeline:
         return started
 
     def _streamed(self, stage: Stage, job: Any) -> tuple[list[Outcome], PacsMigrateError | None]:
-        """Like `collect`, but hands on what comes while more is coming, so that a long answer is never held whole."""
+        """Like `collect`, but hands on what comes while more is coming, so that a long answer is never held whole, and nothing for long."""
         held: list[Outcome] = []
+        until = time.monotonic() + _BEAT_S
         try:
             for outcome in stage.work(job):
                 held.append(outcome)
-                if len(held) >= CHUNK:
+                if len(held) >= CHUNK or time.monotonic() > until:
                     self.submit(held, ordered=stage.ordered)
-                    held = []
+                    held, until = [], time.monotonic() + _BEAT_S
         except PacsMigrateError as error:
             return held, error
         return held, None

@@ -39,14 +39,14 @@ from migrate.model import (
 from migrate.pipeline import Pipeline
 from migrate.scheduling import Stage
 from migrate.sources import open_source
-from migrate.stages import census, work
+from migrate.stages import asking, census, work
 from migrate.stages.questions import first_windows
 from migrate.stages.selection import Selection, selection
 from migrate.stages.sweep import Sweep
 from migrate.staging.area import Staging
 
 _CLOSING_SWEEPS = 3
-_ITEMS_A_JOB, _STUDIES_A_JOB = 64, 20
+_ITEMS_A_JOB, _AT_ONCE = 64, 20
 _REST_S = 0.25  # nobody waits for the last look at a study
 
 
@@ -224,15 +224,23 @@ class Migration(Command):
 
     # -- stages
     def _enumerate_stage(self, sweep: int, select: Selection) -> Stage:
+        def question(window_id: int, window: Window, attempts: int, looks: bool) -> asking.Question:
+            return asking.Question(window_id, window, attempts, lambda study, window: select(study, window, looks))
+
+        at_once = 1  # more and more, for the first answers may show that the others are not worth asking for
+
         def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, Any]]:
-            windows = self.queue.windows_to_ask(sweep, limit + len(busy))
-            if any(window.axis == "date" for _, window, *_ in windows) and not busy and self.queue.ignores_date(sweep):
+            nonlocal at_once
+            if busy:
+                return
+            windows = self.queue.windows_to_ask(sweep, at_once)
+            if any(window.axis == "date" for _, window, *_ in windows) and self.queue.ignores_date(sweep):
                 yield "drop", ("judge", [WindowsDropped(sweep)])
                 return
-            begun = self.queue.lists_patients(sweep)
-            for window_id, window, attempts, looks in windows:
-                yield window_id, ("ask", window_id, window, attempts, looks, begun)
-            if windows or busy or self._judged == sweep:
+            if windows:
+                at_once = min(2 * at_once, _AT_ONCE)
+                yield "ask", ("ask", [question(*each) for each in windows], self.queue.lists_patients(sweep))
+            if windows or self._judged == sweep:
                 return
             rows = self.queue.windows(sweep)
             if any(row["state"] == WindowState.PLANNED for row in rows):
@@ -245,8 +253,7 @@ class Migration(Command):
         def do(job: Any) -> Iterable[Outcome]:
             if job[0] == "judge":
                 return job[1]  # type: ignore[no-any-return]
-            _, window_id, window, attempts, looks, begun = job
-            return census.ask(self._source, sweep, window_id, window, attempts, lambda study, window: select(study, window, looks), begun=begun)
+            return asking.ask_each(self._source, sweep, job[1], begun=job[2])
 
         return Stage("enumerate", ready, do, 1)
 
@@ -265,7 +272,7 @@ class Migration(Command):
 
         def to_list(due: Callable[[int], list[StudyRef]]) -> Callable[[set[Hashable], int], Iterator[tuple[Hashable, list[StudyRef]]]]:
             def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, list[StudyRef]]]:
-                if not busy and (studies := due(_STUDIES_A_JOB)):
+                if not busy and (studies := due(_AT_ONCE)):
                     yield "listing", studies
 
             return ready

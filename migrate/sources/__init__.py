@@ -28,16 +28,17 @@ class Source(Protocol):
         """Prove that it can be reached, asked, and made to send to us."""
 
     def by_patient(self) -> bool:
-        """Whether it answers nothing below the level PATIENT without one PatientID, so that patients are asked for one by one. Raises as `studies`."""
+        """Whether it answers nothing below the level PATIENT without one PatientID, so that patients are asked for one by one. Raises as `questions`."""
 
     def count_patients(self) -> tuple[int, str]:
-        """How many patients can be asked for, listed anew; and why there may be more, "" where that is all. Raises as `studies`."""
+        """How many patients can be asked for, listed anew; and why there may be more, "" where that is all. Raises as `questions`."""
 
-    def studies(self, window: Window) -> Iterable[StudyFound]:
-        """Every study of the window. Raises QueryRefused or QueryFailed unless the peer ended with Success."""
+    def questions(self) -> AbstractContextManager[Callable[[Window], Iterable[StudyFound]]]:
+        """Every study of a window, for one window after the other over one association, for one thread; one that raised does not spoil the
+        next. Raises QueryRefused or QueryFailed unless the peer ended with Success."""
 
     def instances(self, study: StudyRef) -> StudyPlanned:
-        """Every instance of the study. Raises as `studies` does."""
+        """Every instance of the study. Raises as `questions` does."""
 
     def listing(self) -> AbstractContextManager[Callable[[StudyRef], StudyPlanned]]:
         """`instances` for one study after the other over one association, for one thread; one that raised does not spoil the next."""

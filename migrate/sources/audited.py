@@ -60,9 +60,15 @@ class Audited:
         with self._asking({_LEVEL: "PATIENT"}):
             return self._inner.count_patients()
 
-    def studies(self, window: Window) -> Iterator[StudyFound]:
-        with self._asking({_LEVEL: "STUDY", **study_rows.keys(window)}):
-            yield from self._inner.studies(window)
+    @contextmanager
+    def questions(self) -> Iterator[Callable[[Window], Iterator[StudyFound]]]:
+        with self._inner.questions() as inner:
+
+            def studies(window: Window) -> Iterator[StudyFound]:
+                with self._asking({_LEVEL: "STUDY", **study_rows.keys(window)}):
+                    yield from inner(window)
+
+            yield studies
 
     def instances(self, study: StudyRef) -> StudyPlanned:
         with self.listing() as instances:

@@ -1,96 +1,23 @@
-"""One question to the PACS; and, from what the answered ones prove, which to ask next and which cannot be believed."""
+"""From what the answered questions of a sweep prove: which to ask next, and which answers cannot be believed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from migrate.counted import counted
-from migrate.errors import PacsMigrateError, QueryRefused
-from migrate.failpoints import reach
 from migrate.manifest.windows import window_of
 from migrate.model import (
-    LISTS_PATIENTS,
     HabitLearned,
     Outcome,
     PartBy,
-    StudyFound,
     Window,
-    WindowAnswered,
-    WindowAsked,
-    WindowFailed,
     WindowJudged,
     WindowsPlanned,
     WindowState,
-    shares,
 )
-from migrate.sources import Source
 from migrate.stages.questions import by_date, closed, is_far, parts
 from migrate.stages.sweep import AT_ONCE, NAMES, Row, Sweep, ask_again, both_again, ids, learned_cap, refused
-
-_PATIENTS_A_SHARE = 250
-Select = Callable[[StudyFound, Window], StudyFound | None]
-"""What the selection makes of a row: the same, excluded with a reason, or None: no concern of this question."""
-
-
-def ask(source: Source, sweep: int, window_id: int, window: Window, attempts: int, select: Select, *, begun: bool) -> Iterator[Outcome]:
-    """One question: its studies as they come, then how it ended. Errors of scope run are raised.
-
-    What is refused is not asked again, nor what has failed twice and can be asked in smaller parts. Where the PACS wants a
-    PatientID with each question, the patients are listed and asked for one by one before all others, unless that has `begun`; what
-    of their answers may be cut off, all questions that were planned then ask for. Where a question takes several C-FINDs, its
-    largest one counts: a PACS caps each by itself, so that all comparisons of a question with its parts hold as they do elsewhere.
-    """
-    try:
-        if window.lists_patients:
-            yield from _list_patients(source, sweep, window_id)
-        elif not begun and source.by_patient():
-            yield WindowsPlanned(sweep, (LISTS_PATIENTS,))
-        else:
-            yield WindowAsked(window_id)
-            reach("enumerate-asked")
-            yield from _ask(source, window_id, window, select)
-    except PacsMigrateError as error:
-        if error.scope == "run":
-            raise
-        again = attempts == 0 or window.axis != "date" or not by_date(window)
-        yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
-    else:
-        yield from (HabitLearned(name, value, detail) for name, (value, detail) in source.habits.items())
-
-
-def _list_patients(source: Source, sweep: int, window_id: int) -> Iterator[Outcome]:
-    """Who they are is held by the source; how many shares of them are to be asked for is planned."""
-    if not source.by_patient():
-        yield HabitLearned("insists_on_patient_id", "no", "Studies are shown without a PatientID.")
-        yield WindowAnswered(window_id, 0, 0)
-        return
-    count, trouble = source.count_patients()
-    yield WindowsPlanned(sweep, shares(-(-count // _PATIENTS_A_SHARE)))
-    yield WindowAnswered(window_id, count, 0)
-    if trouble:
-        yield WindowJudged(window_id, f"The PACS insists on a PatientID with every question, and {trouble}.", blocks=True)
-
-
-def _ask(source: Source, window_id: int, window: Window, select: Select) -> Iterator[Outcome]:
-    rows: Counter[int] = Counter()
-    studies: Counter[int] = Counter()
-    shown: set[str] = set()
-    for study in source.studies(window):
-        reach("enumerate-row")
-        query = study.query or 0
-        if study.query is not None:  # else it is one long answer, whose studies the manifest counts
-            if query not in rows:
-                shown.clear()
-            studies[query] += study.study.study not in shown
-            shown.add(study.study.study)
-        rows[query] += 1
-        chosen = select(study, window)
-        if chosen is not None:
-            yield replace(chosen, window_id=window_id)
-    reach("enumerate-answered")
-    yield WindowAnswered(window_id, max(rows.values(), default=0), max(studies.values(), default=None))
 
 
 def judge(sweep: Sweep) -> list[Outcome]:

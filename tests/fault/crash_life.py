@@ -85,8 +85,9 @@ class ScriptedSource:
     def by_patient(self) -> bool:
         return False
 
-    def studies(self, window: Window) -> Iterator[StudyFound]:
-        yield StudyFound(STUDY, "20200505", ("CT",), 1)
+    @contextlib.contextmanager
+    def questions(self) -> Iterator[Callable[[Window], Iterator[StudyFound]]]:
+        yield lambda window: iter((StudyFound(STUDY, "20200505", ("CT",), 1),))
 
     def instances(self, study: StudyRef) -> StudyPlanned:
         return StudyPlanned(STUDY, (SeriesPlan(SERIES, "CT", (LISTED.sop,)),))

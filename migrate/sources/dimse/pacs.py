@@ -11,7 +11,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import TypeVar
 
 from migrate.config import ReceiverSettings, SourceSettings
 from migrate.dicom.receiver import Receiver, ReceiverLimits
@@ -29,6 +31,8 @@ _MODALITY, _SERIES_COUNT, _PATIENT_ID = 0x00080060, 0x00201209, study_rows.PATIE
 _HIDING_PATIENTS = "Lists of patients are cut off after {rows} rows: ask the vendor for the number of patients."
 _INSISTS = "Below the level PATIENT nothing is answered without one PatientID."
 _ANY = Window(None, None, "patient")
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 class DimsePacs:
@@ -101,19 +105,27 @@ class DimsePacs:
         return len(listed.studies), listed.trouble
 
     def studies(self, window: Window) -> Generator[StudyFound]:
+        """Those of one window, over an association of its own; see `Source.questions`."""
         with self.asking() as session:
-            ask = functools.partial(self.rows, session, window)
-            if not self.patients.insists(session):
-                yield from () if window.share else ask(study_rows.keys(window))
-            elif window.share:
-                yield from self.patients.one_by_one(session, window.share, ask)
-            else:
-                doubtful, prefix = self.patients.doubtful(session, functools.partial(self.rows, session, _ANY)), window.patient or ""
-                keys = study_rows.keys(window)
-                asked = [patient for patient in doubtful if study_rows.begins(patient, prefix)]
-                yield from self.patients.in_turn(asked, lambda patient, number: ask(keys | {_PATIENT_ID: patient}, number))
-            if session.saw_ff01:
-                self.habits["ff01"] = ("yes", "Rows come with FF01: some optional keys are not supported.")
+            yield from self._studies(session, window)
+
+    def questions(self) -> AbstractContextManager[Callable[[Window], Generator[StudyFound]]]:
+        """See `Source.questions`; associates with the first one."""
+        return self._one_after_the_other(self._studies)
+
+    def _studies(self, session: FindSession, window: Window) -> Generator[StudyFound]:
+        ask = functools.partial(self.rows, session, window)
+        if not self.patients.insists(session):
+            yield from () if window.share else ask(study_rows.keys(window))
+        elif window.share:
+            yield from self.patients.one_by_one(session, window.share, ask)
+        else:
+            doubtful, prefix = self.patients.doubtful(session, functools.partial(self.rows, session, _ANY)), window.patient or ""
+            keys = study_rows.keys(window)
+            asked = [patient for patient in doubtful if study_rows.begins(patient, prefix)]
+            yield from self.patients.in_turn(asked, lambda patient, number: ask(keys | {_PATIENT_ID: patient}, number))
+        if session.saw_ff01:
+            self.habits["ff01"] = ("yes", "Rows come with FF01: some optional keys are not supported.")
 
     def rows(self, session: FindSession, window: Window, keys: Mapping[int, str], query: int | None = None) -> Iterator[StudyFound]:
         """The rows of one C-FIND, told by its number `query` from others that are asked for the same window."""
@@ -129,18 +141,21 @@ class DimsePacs:
         with self.asking() as session:
             return self._instances(session, study)
 
-    @contextlib.contextmanager
-    def listing(self) -> Iterator[Callable[[StudyRef], StudyPlanned]]:
+    def listing(self) -> AbstractContextManager[Callable[[StudyRef], StudyPlanned]]:
         """See `Source.listing`; associates with the first study."""
+        return self._one_after_the_other(self._instances)
+
+    @contextlib.contextmanager
+    def _one_after_the_other(self, ask: Callable[[FindSession, Asked], Answer]) -> Iterator[Callable[[Asked], Answer]]:
         with contextlib.ExitStack() as stack:
             opened: list[FindSession] = []
 
-            def instances(study: StudyRef) -> StudyPlanned:
+            def over_one_association(what: Asked) -> Answer:
                 if not opened:
                     opened.append(stack.enter_context(self.asking()))
-                return self._instances(opened[0], study)
+                return ask(opened[0], what)
 
-            yield instances
+            yield over_one_association
 
     def _instances(self, session: FindSession, study: StudyRef) -> StudyPlanned:
         if not self.patients.insists(session):
