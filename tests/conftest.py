@@ -22,7 +22,9 @@ _MEMORY, _ROOM_BYTES = Path("/dev/shm"), 6 << 30
 
 
 def pytest_configure() -> None:
-    """How long a sync takes is not what is looked at: where there is room, the folders of tests stand in memory. TMPDIR names another place."""
+    """How long a sync takes is not what is looked at: where there is room, the folders of tests stand in memory. TMPDIR names another place.
+    Peers are those that the system has: pynetdicom brings a `storescp` and a `findscu` of its own into each environment."""
+    os.environ["PATH"] = os.pathsep.join(("/usr/bin", "/usr/sbin", os.environ.get("PATH", "")))
     if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES:
         os.environ["TMPDIR"], tempfile.tempdir = str(_MEMORY), None
 

@@ -237,8 +237,9 @@ class Soak:
     def _at_the_end(self, ended: Ended, report: Ended, folder: Path, name: str, known: Truth, sent: int, kills: int, manners: list[str]) -> None:
         """The last run and its report say exactly what the generator knows."""
         if ended.code != 0 or json.loads(ended.out)["complete"] is not True:
-            named = report.out.partition('"exceptions"')[2][:4000]
-            self.count.wrong.append(f"{folder.name}, {manners}: no end, exit {ended.code}: {ended.err[-500:]}\n{ended.out[-2000:]}\n{named}")
+            said = json.loads(report.out or "{}")
+            named = json.dumps([said.get("exceptions"), [each for each in said.get("enumeration", {}).get("suspicious", ()) if each["blocks"]]])
+            self.count.wrong.append(f"{folder.name}, {manners}: no end, exit {ended.code}: {ended.err[-500:]}\n{ended.out[-2000:]}\n{named[:4000]}")
             return
         client, found = self._server.client(), {}
         pages = list(client.get_paginator("list_object_versions").paginate(Bucket=name, Prefix="studies/"))
