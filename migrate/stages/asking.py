@@ -23,7 +23,7 @@ from migrate.model import (
     shares,
 )
 from migrate.sources import Source
-from migrate.stages.questions import by_date
+from migrate.stages.questions import narrower
 
 _PATIENTS_A_SHARE, _ASKING_S = 250, 1.0
 Studies = Callable[[Window], Iterable[StudyFound]]
@@ -74,7 +74,7 @@ def _ask(source: Source, studies: Studies, sweep: int, question: Question, *, be
     except PacsMigrateError as error:
         if error.scope == "run":
             raise
-        again = question.attempts == 0 or window.axis != "date" or not by_date(window)
+        again = question.attempts == 0 or window.axis != "date" or not narrower(window)
         yield WindowFailed(window_id, error.name, str(error), retryable=again and not isinstance(error, QueryRefused))
     else:
         yield from (HabitLearned(name, value, detail) for name, (value, detail) in source.habits.items())

@@ -16,7 +16,7 @@ from migrate.model import (
     WindowsPlanned,
     WindowState,
 )
-from migrate.stages.questions import by_date, closed, is_far, parts
+from migrate.stages.questions import by_date, closed, narrower, parts
 from migrate.stages.sweep import AT_ONCE, NAMES, Row, Sweep, ask_again, both_again, ids, learned_cap, refused
 
 
@@ -57,7 +57,7 @@ def _cut_failed(sweep: Sweep) -> list[Outcome]:
     While no date at all was answered, of one window only.
     """
     failed = [row for row in sweep.roots() if row["state"] == WindowState.FAILED or (_shows_others(row) and not sweep.no_dates)]
-    smaller = [row for row in failed if by_date(window_of(row)) and not is_far(window_of(row))]
+    smaller = [row for row in failed if narrower(window_of(row))]
     if not any(row["state"] == WindowState.ANSWERED for row in sweep.roots()):  # what a day's parts by other keys show tells nothing of dates
         if len(smaller) < len(failed) and any(row["lo"] and row["lo"] == row["hi"] for row in failed):
             return []  # not even a single day is answered

@@ -55,6 +55,11 @@ def is_far(window: Window) -> bool:
     return window.lo is not None and window.hi is not None and (window.hi < f"{_OLDEST_YEAR}" or window.lo >= f"{_LATEST_YEAR}")
 
 
+def narrower(window: Window) -> tuple[Window, ...]:
+    """The window cut by date, where that is of use: nothing for a single day, and for years that no study can be from."""
+    return () if is_far(window) else by_date(window)
+
+
 def by_date(window: Window) -> tuple[Window, ...]:
     """Open ranges closed, then years (halves of far ones), then months, then halves down to days. Nothing for a single day."""
     if window.lo is None or window.hi is None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from migrate.errors import QueryRefused
 from migrate.manifest.windows import window_of
 from migrate.model import HabitLearned, Outcome, PartBy, Window, WindowsPlanned, WindowState
-from migrate.stages.questions import by_date, cuts, is_far, parts
+from migrate.stages.questions import cuts, narrower, parts
 
 Row = sqlite3.Row
 AT_ONCE = 20  # windows that are asked again together
@@ -69,7 +69,7 @@ class Sweep:
             return False
         ranges = [row for row in self.dated if row["lo"] != row["hi"]] or self.dated
         cut = (window_of(row) for row in self.roots() if row["state"] == WindowState.FAILED)
-        return bool(ranges) and not any(row["row_count"] for row in ranges) and not any(by_date(window) and not is_far(window) for window in cut)
+        return bool(ranges) and not any(row["row_count"] for row in ranges) and not any(narrower(window) for window in cut)
 
     def cuts(self, window: Window) -> tuple[PartBy, ...]:
         """The keys to cut a window by. What is known to be ignored, refused or not found comes last; where dates do not count, first comes

@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from migrate.model import Window
-from migrate.stages.questions import by_date, closed, first_windows, is_far
+from migrate.stages.questions import by_date, closed, first_windows, is_far, narrower
 
 TODAY = datetime.date(2026, 7, 1)
 
@@ -42,3 +42,4 @@ def test_years_that_no_study_can_be_from_are_not_asked_for_one_by_one() -> None:
     far = [part for window in (Window("00010101", "19691231"), Window("20280101", "99991231")) for part in by_date(window) if is_far(part)]
     assert far == [Window("00010101", "18991231"), Window("20400101", "99991231")]
     assert [len(by_date(window)) for window in far] == [2, 2]
+    assert [narrower(window) for window in far] == [(), ()]
