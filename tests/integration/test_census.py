@@ -141,13 +141,6 @@ def test_answers_that_break_off_again_and_again_hide_nothing_and_block_nothing(t
     assert (swept.found, swept.blocked, swept.habits["cap"]) == (uids(archive), False, "5")
 
 
-def test_years_that_no_study_can_be_from_are_asked_for_until_they_are_answered(tmp_path: Path) -> None:
-    """Where such a range breaks off twice, it is not cut, and so it is asked for again instead of blocking."""
-    archive = Archive(12)
-    swept, _ = sweep_with(tmp_path, archive, ["refuse-open-ranges", "abort-find=2"])
-    assert (swept.found, swept.blocked) == (uids(archive), False)
-
-
 @pytest.mark.parametrize("bounds", ["", "from = 2010-01-01"])
 def test_ranges_that_find_nothing_are_no_proof_of_anything(tmp_path: Path, bounds: str) -> None:
     """Where other questions show more dated studies than all questions by date, dates do not count: a capped answer is not taken for all because no date shows more."""
