@@ -106,7 +106,7 @@ class Session:
                 raise Malformed("a data set comes that no command announced")
             if store.incoming is not None and view:
                 try:
-                    store.incoming.write(view)
+                    store.incoming.write(view, more=self._association.read_ahead > 0)
                     reach("receive-fragment")
                 except OSError as error:
                     self._refuse(store, error)

@@ -50,15 +50,16 @@ class Incoming:
         self.header_bytes = len(header)
         return self
 
-    def write(self, fragment: memoryview) -> None:
-        """Append a fragment of the data set; its buffer may be reused afterwards."""
+    def write(self, fragment: memoryview, *, more: bool = False) -> None:
+        """Append a fragment of the data set; its buffer may be reused afterwards. With `more` at hand, what is hashed and written
+        at once gets larger: to be early gains nothing then."""
         while len(fragment) > HELD_BYTES - self._held:
             room = HELD_BYTES - self._held
             self._hold(fragment[:room])
             self._empty()
             fragment = fragment[room:]
         self._hold(fragment)
-        if self._held - self._taken >= (_PIECE_BYTES if self._kept else _LARGE_PIECE_BYTES):
+        if self._held - self._taken >= (_PIECE_BYTES if self._kept and not more else _LARGE_PIECE_BYTES):
             self._take()
 
     def close(self) -> int:
