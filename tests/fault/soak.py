@@ -31,7 +31,8 @@ from tests.ports import free_port
 from tests.runs import bucket, configure, truth
 from tests.s3_server import ENVIRONMENT, Deed, S3Server, meddling, seaweedfs
 
-MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap")
+MANNERS = ("skip-first", "abort-find", "abort-store", "twice", "early-success", "ff01", "padded-uids", "null-counters", "silent-cap",
+           "few-questions")
 """Faults of the PACS that a run recovers from by itself."""
 SENDS_MORE = frozenset(("twice", "skip-first", "abort-store"))
 RETRY = "attempts = 20\nfirst_wait_s = 0.05\nmax_wait_s = 0.5\nunreachable_s = 20"
