@@ -1,14 +1,14 @@
 """C-MOVE from an Orthanc into a folder: our receiver, DCMTK's storescp and pynetdicom's storescp, in turn.
 
-    python -m benchmarks.receive [--scale 0.1] [--rounds 3] [--as-shipped] [--associations 2]
+    python -m benchmarks.receive [--scale 0.1] [--rounds 3] [--as-shipped] [--associations 1]
 
 Orthanc, as shipped, sends with Nagle's algorithm on: it waits up to 40 ms, more than once an instance, for receivers that
 delay their acknowledgements (ours does not). That would measure nothing but waiting, so it is switched off (TCP_NODELAY)
 for Orthanc and the peers unless `--as-shipped` is given; take a small scale then.
 
-One association, the same instances, a PDU limit of 131072 for everybody. With `--associations N` the objects lie in N
-studies; ours asks for all of them at once, as a migration does for two by default, and DCMTK is shown twice: movescu asking
-for one study after the other, and N of it at once, with a storescp that forks. A turn lasts from the C-MOVE request to its
+The same instances and a PDU limit of 131072 for everybody. The objects lie in two studies (`--associations N`: in N), and ours
+asks for all of them at once, as a migration does for two by default. DCMTK is shown twice: movescu asking for one study after
+the other, and N of it at once, with a storescp that forks. A turn lasts from the C-MOVE request to its
 final answer. Ours hashes and scans what comes, the others only write it; nobody's turn includes syncing the disk. Ours
 then settles what came (reads it back, takes the SHA-256 of the whole file, syncs and renames), which is shown apart and
 in the last column: the peers have nothing like it. A migration settles while more is coming.
@@ -126,7 +126,7 @@ def answers(ae_title: str, port: int) -> Callable[[], bool]:
 def main() -> None:
     parser = arguments(str(__doc__).splitlines()[0])
     parser.add_argument("--as-shipped", action="store_true", help="leave Nagle's algorithm on where a peer has it on")
-    parser.add_argument("--associations", type=int, default=1, help="studies, and C-MOVEs of ours at once (default 1)")
+    parser.add_argument("--associations", type=int, default=2, help="studies, and C-MOVEs of ours at once (default 2)")
     options = parser.parse_args()
     os.environ["TCP_NODELAY"] = "0" if options.as_shipped else "1"  # read by DCMTK, in Orthanc too
     with work_folder(options.folder) as folder, ExitStack() as stack:
