@@ -91,7 +91,7 @@ def _folder(settings: Any) -> Destination:
 
 
 def _s3(settings: Any) -> Destination:
-    from migrate.destinations.s3 import S3  # the AWS libraries load only where they are needed
+    from migrate.destinations.s3.bucket import S3  # the AWS libraries load only where they are needed
 
     return S3(settings)
 

@@ -14,8 +14,8 @@ import pytest
 
 from migrate.config import S3Settings
 from migrate.destinations import open_destination
-from migrate.destinations.s3 import S3
-from migrate.destinations.s3_transport import Transport
+from migrate.destinations.s3.bucket import S3
+from migrate.destinations.s3.transport import Transport
 from migrate.errors import (
     DestinationRefused,
     DestinationUnreachable,

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 
 from migrate.config import S3Settings
 from migrate.destinations import open_destination
-from migrate.destinations.s3_answers import NoAnswer, StoreSaid
-from migrate.destinations.s3_http import Answer, Road
-from migrate.destinations.s3_signature import sign
-from migrate.destinations.s3_transport import Transport
+from migrate.destinations.s3.answers import NoAnswer, StoreSaid
+from migrate.destinations.s3.http import Answer, Road
+from migrate.destinations.s3.signature import sign
+from migrate.destinations.s3.transport import Transport
 from migrate.errors import DestinationUnreachable
 from migrate.model import Fixity, Proof
 from tests.places import staged

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from migrate.config import S3Settings
 from migrate.destinations import open_destination
-from migrate.destinations.s3_answers import error_code
-from migrate.destinations.s3_errors import telling
-from migrate.destinations.s3_transport import Transport
+from migrate.destinations.s3.answers import error_code
+from migrate.destinations.s3.errors import telling
+from migrate.destinations.s3.transport import Transport
 from migrate.errors import (
     DestinationBusy,
     DestinationError,

@@ -97,7 +97,7 @@ def _waited(pid: int, kill_after_s: float | None) -> int | None:
 def _serve() -> None:
     import migrate.cli
     import migrate.destinations.folder
-    import migrate.destinations.s3  # noqa: F401 - imported here, so that no child has to
+    import migrate.destinations.s3.bucket  # noqa: F401 - imported here, so that no child has to
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

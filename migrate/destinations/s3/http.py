@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from migrate.destinations.s3_answers import Headers
+from migrate.destinations.s3.answers import Headers
 
 CONNECT_S = 10
 _BODY_BYTES = 64 << 10  # the most that is read of an answer's body: an error's code stands at its beginning

@@ -13,10 +13,10 @@ from typing import Any
 
 from migrate.config import S3Settings
 from migrate.counted import counted
-from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, base64_of, crc_base64
-from migrate.destinations.s3_errors import error_of, telling
-from migrate.destinations.s3_probe import Word, probe, still_serves
-from migrate.destinations.s3_transport import Transport
+from migrate.destinations.s3.answers import Headers, NoAnswer, StoreSaid, base64_of, crc_base64
+from migrate.destinations.s3.errors import error_of, telling
+from migrate.destinations.s3.probe import Word, probe, still_serves
+from migrate.destinations.s3.transport import Transport
 from migrate.errors import (
     DestinationError,
     DestinationRefused,

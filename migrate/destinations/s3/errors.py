@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from migrate.destinations.s3_answers import NoAnswer, StoreSaid
+from migrate.destinations.s3.answers import NoAnswer, StoreSaid
 from migrate.errors import DestinationBusy, DestinationError, DestinationRefused, DestinationUnreachable, PutFailed
 
 _KEYS = "Check the credentials: environment, profile, or the role of this machine."

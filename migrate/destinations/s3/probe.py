@@ -14,8 +14,8 @@ from typing import Any
 
 from awscrt.checksums import crc64nvme
 
-from migrate.destinations.s3_answers import StoreSaid, base64_of, crc_base64
-from migrate.destinations.s3_transport import Transport
+from migrate.destinations.s3.answers import StoreSaid, base64_of, crc_base64
+from migrate.destinations.s3.transport import Transport
 
 CONTENT = b"pacs-migrate probe\n"
 _SHA256 = base64_of(hashlib.sha256(CONTENT).digest())

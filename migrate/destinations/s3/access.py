@@ -16,8 +16,8 @@ from botocore.httpsession import ProxyConfiguration, get_cert_path
 from botocore.utils import get_environ_proxies
 
 from migrate.config import S3Settings
-from migrate.destinations.s3_answers import NoAnswer, StoreSaid, boto_errors
-from migrate.destinations.s3_http import CONNECT_S, Road
+from migrate.destinations.s3.answers import NoAnswer, StoreSaid, boto_errors
+from migrate.destinations.s3.http import CONNECT_S, Road
 from migrate.errors import DestinationRefused
 
 _OUT_OF_DATE = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken", "InvalidAccessKeyId"}

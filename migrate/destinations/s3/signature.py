@@ -14,7 +14,7 @@ from awscrt.auth import (
 from awscrt.exceptions import AwsCrtError
 from awscrt.http import HttpHeaders, HttpRequest
 
-from migrate.destinations.s3_answers import Headers, NoAnswer
+from migrate.destinations.s3.answers import Headers, NoAnswer
 
 _LIMIT_S = 10  # it is done at once
 

@@ -23,9 +23,9 @@ from awscrt.s3 import (
     create_default_s3_signing_config,
 )
 
-from migrate.destinations.s3_access import Access
-from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, error_code
-from migrate.destinations.s3_http import CONNECT_S
+from migrate.destinations.s3.access import Access
+from migrate.destinations.s3.answers import Headers, NoAnswer, StoreSaid, error_code
+from migrate.destinations.s3.http import CONNECT_S
 
 _MEMORY_BYTES = 256 << 20  # the least that the client accepts; whole parts are streamed, so it stays far below
 

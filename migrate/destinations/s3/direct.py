@@ -16,10 +16,10 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
-from migrate.destinations.s3_access import Access
-from migrate.destinations.s3_answers import Headers, NoAnswer, StoreSaid, error_code
-from migrate.destinations.s3_http import Answer, Connection, Road
-from migrate.destinations.s3_signature import sign
+from migrate.destinations.s3.access import Access
+from migrate.destinations.s3.answers import Headers, NoAnswer, StoreSaid, error_code
+from migrate.destinations.s3.http import Answer, Connection, Road
+from migrate.destinations.s3.signature import sign
 
 _PIECE_BYTES = 256 << 10
 _IDLE_S = 20.0  # firewalls forget what is silent for longer, and tell nobody

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from migrate.config import S3Settings
-from migrate.destinations.s3_access import Access
-from migrate.destinations.s3_answers import Headers, StoreSaid, base64_of, boto_errors, crc_base64
-from migrate.destinations.s3_direct import Direct
-from migrate.destinations.s3_parts import Parts
+from migrate.destinations.s3.access import Access
+from migrate.destinations.s3.answers import Headers, StoreSaid, base64_of, boto_errors, crc_base64
+from migrate.destinations.s3.direct import Direct
+from migrate.destinations.s3.parts import Parts
 from migrate.model import Fixity
 
 _SINGLE_MAX_BYTES = 5 << 30
