@@ -16,6 +16,7 @@ from migrate.counted import counted
 from migrate.errors import PacsMigrateError, UsageError
 from migrate.jobs.migration import Migration, Watch
 from migrate.manifest.file import open_reader
+from migrate.model import WindowState
 from migrate.reports import status as status_of
 from migrate.reports import status_text, what_is_open
 
@@ -89,8 +90,7 @@ def enumerate_(config_path: Path, as_json: bool, list_path: Path | None, out: Pa
         migration.progress, progress.known = progress, lambda: migration.manifest.studies_found
         migration.run(only_enumerate=True)
         rows = migration.queue.windows(migration.queue.last_sweep())
-        bad = [row for row in rows if row["state"] in (0, 2) or row["blocks"]]
-        bad = [row for row in bad if not row["accepted_by"]]
+        bad = [row for row in rows if (row["state"] == WindowState.PLANNED or row["blocks"]) and not row["accepted_by"]]
         found = status_of(migration.queue.connection)["studies"]
         migration.exit_code = 3 if bad else 0
         if as_json:

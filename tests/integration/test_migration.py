@@ -16,7 +16,7 @@ import pytest
 
 from migrate.practice.studies import Archive
 from tests.ports import free_port
-from tests.runs import command, configure, data_sets, left_over, practice, practice_process, truth
+from tests.runs import command, configure, data_sets, document, left_over, practice, practice_process, truth
 from tests.waiting import until
 
 
@@ -42,6 +42,16 @@ def test_what_cannot_be_shown_is_never_called_complete(tmp_path: Path, faults: t
     assert document["complete"] is False
     named = [entry for entry in document["exceptions"] if entry["missing"]] + [entry for entry in document["enumeration"]["suspicious"] if entry["blocks"]]
     assert named
+
+
+def test_enumerate_and_run_agree_on_what_is_open(tmp_path: Path) -> None:
+    """A question that the PACS refused, and that others have answered instead, ends neither of them with 3."""
+    with practice(tmp_path, "refuse-many"):
+        swept = document(tmp_path, "enumerate")
+        assert swept["open_windows"] == []
+        with contextlib.closing(sqlite3.connect(tmp_path / "manifests" / "test.db")) as manifest:
+            assert manifest.execute("SELECT count(*) FROM window WHERE state = 2").fetchone()[0] > 0
+        assert command(tmp_path, "run").returncode == 0
 
 
 @pytest.mark.parametrize(("fault", "code"), [("move-unknown", 20), ("success-nothing-sent", 20), ("move-status=C000", 20)])
