@@ -99,7 +99,7 @@ class Queue:
         return [StudyRef(uid) for _, uid in self._due(StudyState.FOUND, limit)]
 
     def studies_to_retrieve(self, limit: int, *, skip: Collection[object] = ()) -> list[tuple[StudyRef, Wanted]]:
-        """Planned studies with what to ask for: the whole, or what an ended or failed attempt left missing."""
+        """Planned studies with what to ask for: the whole, or what an ended, failed or stopped attempt left missing."""
         due = ((study_id, StudyRef(uid)) for study_id, uid in self._due(StudyState.PLANNED, limit))
         return [(study, self._wanted(study_id)) for study_id, study in due if study not in skip]
 
@@ -119,8 +119,8 @@ class Queue:
         ).fetchall()
 
     def _wanted(self, study_id: int) -> Wanted:
-        ended, attempts, claimed = self.connection.execute(
-            "SELECT retrieve_ended, attempts, max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)) FROM study WHERE id = ?", (study_id,)
+        ended, begun_before, claimed = self.connection.execute(
+            "SELECT retrieve_ended, attempts > 0 OR coalesce(stage, '') = 'retrieve', max(coalesce(claimed_instances, 0), coalesce(claimed_by_series, 0)) FROM study WHERE id = ?", (study_id,)
         ).fetchone()
         missing: dict[str, tuple[str, ...]] = {}
         begun = set()
@@ -131,7 +131,7 @@ class Queue:
             missing[uid] = tuple(sop for (sop,) in sops)
             if arrived:
                 begun.add(uid)
-        return Wanted(not ended and not (attempts and missing), missing, frozenset(begun), claimed)
+        return Wanted(not ended and not (begun_before and missing), missing, frozenset(begun), claimed)
 
     def next_due_ms(self, *, windows_only: bool = False) -> int | None:
         """When the earliest put-off work falls due; None where nothing waits for a time."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from migrate.counted import counted
-from migrate.errors import SourceIncomplete, wait_factor
+from migrate.errors import Interrupted, SourceIncomplete, wait_factor
 from migrate.manifest import unreadable
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
@@ -294,6 +294,9 @@ def retrieve_ended(manifest: Writer, ended: RetrieveEnded) -> None:
     )  # fmt: skip
     missing = manifest.one("SELECT coalesce(sum(expected), 0) FROM series WHERE study_id = ?", study_id)[0]
     if state != StudyState.PLANNED or (believed and not missing):
+        return
+    if ended.error == Interrupted.__name__:  # by us: it uses up no attempt, and the next one asks for what is missing
+        manifest.execute("UPDATE study SET stage = 'retrieve' WHERE id = ?", study_id)
         return
     detail = f"{missing} of {counted(numbers.known, 'instance')} did not come." if missing else ""
     if not believed:

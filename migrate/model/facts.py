@@ -59,7 +59,8 @@ class InstanceStaged:
 class RetrieveEnded:
     """One attempt at a study ended; the manifest compares UID sets. `status` is the last C-MOVE status (PS3.4 C.4.2).
 
-    `clean`: a C-MOVE of the whole study ended without a failure in it; `whole`: and no less came than it counts.
+    `clean`: a C-MOVE of the whole study ended without a failure in it; `whole`: and no less came than it counts. The `error` Interrupted:
+    we ended it ourselves, and it is no attempt of the study's.
     """
 
     study: StudyRef

@@ -33,6 +33,7 @@ from migrate.model import (
     StudyFound,
     StudyPlanned,
     StudyRef,
+    Wanted,
     Window,
     WindowAnswered,
     WindowFailed,
@@ -191,6 +192,17 @@ def test_retrieve_failures_park_though_nothing_is_expected(manifest: Manifest) -
     for _ in range(2):
         manifest.commit([Failed(STUDY, "retrieve", "SourceStalled", "nothing came")])
     assert stands(manifest) == ("parked", "SourceStalled")
+
+
+def test_a_stop_uses_up_no_attempt(manifest: Manifest, tmp_path: Path) -> None:
+    """However often we end an attempt ourselves, the study is not parked; the next one asks for what is missing, and no more."""
+    manifest.commit([*planned(REF.sop, "1.2.1.2"), came(1)])
+    for _ in range(3):
+        manifest.commit([RetrieveEnded(STUDY, error="Interrupted", clean=False, whole=False)])
+    assert stands(manifest) == ("planned", None)
+    queue = Queue(tmp_path / "m.db")
+    assert queue.studies_to_retrieve(1) == [(STUDY, Wanted(False, {"1.2.1": ("1.2.1.2",)}, frozenset({"1.2.1"}), 0))]
+    queue.close()
 
 
 def test_an_acceptance_of_a_vanished_study_covers_only_that(manifest: Manifest) -> None:

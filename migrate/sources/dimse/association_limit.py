@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from migrate.dicom.upper_layer import Rejected
-from migrate.errors import SourceStalled, SourceUnreachable
+from migrate.errors import Interrupted, SourceUnreachable
 
 _TRY_MORE = 100  # associations without a rejection, after which one more at once is tried
 
@@ -23,11 +23,11 @@ class AssociationLimit:
 
     @contextlib.contextmanager
     def one(self) -> Iterator[None]:
-        """A place for what is done inside. Raises SourceStalled when the run is being stopped."""
+        """A place for what is done inside. Raises Interrupted when the run is being stopped: nobody is to blame for that."""
         with self._room:
             while self._limit is not None and self._open >= self._limit:
                 if self._stopped.is_set():
-                    raise SourceStalled("The run is being stopped.")
+                    raise Interrupted("The run is being stopped.")
                 self._room.wait(0.2)
             self._open += 1
         try:

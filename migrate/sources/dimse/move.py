@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from migrate.config import ReceiverSettings, SourceSettings
 from migrate.dicom import dimse
-from migrate.errors import MoveDestinationUnknown, MoveFailed, SourceError, VanishedAtSource
+from migrate.errors import Interrupted, MoveDestinationUnknown, MoveFailed, SourceError, VanishedAtSource
 from migrate.model import Finding, Received, RetrieveEnded, StudyRef, Wanted
 from migrate.sources.dimse import check
 from migrate.sources.dimse.attempt import Attempt
@@ -59,7 +59,9 @@ class DimseMove(DimsePacs):
                     raise
                 return RetrieveEnded(study, dimse.DESTINATION_UNKNOWN, MoveFailed.__name__, _UNKNOWN_HERE, clean=False, whole=False)
             ended = attempt.ended()
-            if not attempt.missing() or attempt.arrived() or self.stopped.is_set():
+            if self.stopped.is_set():
+                return replace(ended, error=Interrupted.__name__, detail="")
+            if not attempt.missing() or attempt.arrived():
                 return ended
             if attempt.status is not None and self._has_vanished(study):
                 return replace(ended, error=VanishedAtSource.__name__, detail="The PACS lists no image of it any more.")
