@@ -16,7 +16,7 @@ from migrate.model import (
     WindowsPlanned,
     WindowState,
 )
-from migrate.stages.questions import by_date, closed, narrower, parts
+from migrate.stages.questions import by_date, closed, is_far, narrower, parts
 from migrate.stages.sweep import AT_ONCE, NAMES, Row, Sweep, ask_again, both_again, ids, learned_cap, refused
 
 
@@ -226,13 +226,14 @@ def _hidden_without_date(sweep: Sweep, row: Row) -> list[Outcome]:
 
 
 def _open_ends(sweep: Sweep) -> list[Outcome]:
-    """Refused windows without a first or last day hold nothing that a trusted question without a date would not show."""
+    """Windows without a first or last day, and of years that no study can be from, hold nothing that a trusted question without a date
+    would not show: where they have no whole answer, they are not cut."""
     keyless = sweep.keyless
     if keyless is None or (keyless["blocks"] and not sweep.trusts_keyless) or keyless["state"] == WindowState.PLANNED:
         return []
     outcomes: list[Outcome] = []
     for row in sweep.roots():
-        if row["state"] == WindowState.FAILED and (row["lo"] is None or row["hi"] is None):
+        if row["state"] == WindowState.FAILED and (row["lo"] is None or row["hi"] is None or is_far(window_of(row))):
             outcomes += _said(row, f"No whole answer: {row['detail']} Questions without a date cover it.", False)
     return outcomes
 
