@@ -77,7 +77,7 @@ class ManifestError(PacsMigrateError):
 class NoManifest(ManifestError):
     """There is no manifest where one is looked for."""
 
-    default_hint = "Run `pacs-migrate enumerate` or `pacs-migrate run` first, or name the right file with --config."
+    default_hint = "`pacs-migrate run` makes one; one that is lost comes back by `pacs-migrate restore-manifest`. Or name the right file with --config."
 
 
 class ManifestLocked(ManifestError):

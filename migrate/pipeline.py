@@ -300,9 +300,10 @@ class Pipeline:
         if lasting or stage.side not in self._contacted or now - since > self._unreachable_s:
             self._ended_by = self._ended_by or error
             return
+        hint = "" if stage.failing_since or not error.hint else f" {error.hint}"  # once is enough
         stage.failing_since = since
         stage.pause(error.wait_factor)
-        log.warning("%s: %s Trying again.", stage.name, error)
+        log.warning("%s: %s Trying again, for up to %g s.%s", stage.name, error, self._unreachable_s, hint)
 
     def _end(self, stages: list[Stage], pools: dict[str, Executor], grace_s: float, cut: Callable[[], None]) -> None:
         """Take back what was still in line, let what is under way finish for a while, then cut it; commit what was finished."""

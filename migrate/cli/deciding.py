@@ -43,7 +43,7 @@ def retry(config_path: Path, error: str | None, studies: tuple[str, ...]) -> int
 @click.option("--code", type=click.Choice(list(decisions.REASONS)), default="other", show_default=True, help="What kind of reason that is.")
 @click.option("--by", default="", help="Who says so.")
 @click.option("--role", default="", help="As what: head of radiology, data protection officer ...")
-@click.option("--window", metavar="W", multiple=True, help="A window that blocks, by its name (w12).")
+@click.option("--window", metavar="W", multiple=True, help="The same as naming it (w12) like a study.")
 @click.option("--instance", metavar="SOP_UID", multiple=True, help="Of the one study that is named, only this instance.")
 @click.option("--file", "list_path", type=click.Path(path_type=Path, dir_okay=False), help="CSV with columns study, instance, code, reason, by, role: all of it, or nothing.")  # fmt: skip
 @click.argument("studies", nargs=-1, metavar="[STUDY...]")
@@ -51,7 +51,7 @@ def accept(config_path: Path, reason: str, code: str, by: str, role: str, window
            list_path: Path | None, studies: tuple[str, ...]) -> int:  # fmt: skip
     """Sign exceptions for what cannot be migrated.
 
-    Parked studies, windows (--window w12) or quarantined files (q3) that stay as they are.
+    Parked studies by UID, windows (w12) or quarantined files (q3) that stay as they are: all that is named, or nothing.
     """
     if list_path is not None:
         if studies or window or instance:
@@ -59,20 +59,19 @@ def accept(config_path: Path, reason: str, code: str, by: str, role: str, window
         return _accept_list(load(config_path), list_path, reason, by, role, code)
     signature = decisions.Signature(reason, by, role, code)
     if not studies and not window:
-        raise UsageError("Nothing to accept was named.", hint="Name studies by UID, windows by --window, quarantined files as q3.")
-    quarantined = [name for name in studies if re.fullmatch(r"q\d+", name)]
-    uids = [uid for uid in studies if uid not in quarantined]
+        raise UsageError("Nothing to accept was named.", hint="Name studies by UID, windows and quarantined files as w12 and q3.")
+    names = [name for name in studies if re.fullmatch(r"[wq]\d+", name)]
+    uids = [uid for uid in studies if uid not in names]
     if instance and len(uids) != 1:
         raise UsageError("--instance belongs to one study.", hint="Name the study that it is an instance of, and no other.")
+    if not all(re.fullmatch(r"w\d+", name) for name in window):
+        raise UsageError("--window takes a name like w12.", hint="The report lists the names.")
     wanted = [decisions.Exempted(uid, signature, sop) for uid in uids for sop in instance or (None,)]
+    wanted += [decisions.Exempted(name, signature) for name in (*names, *window)]
     with Migration(load(config_path), "accept", create=False) as migration:
         decisions.accept_each(migration.manifest, wanted)
-        for name in window:
-            decisions.accept_window(migration.manifest, name, reason, by, role=role, code=code)
-        for name in quarantined:
-            decisions.accept_quarantined(migration.manifest, name, reason, by, role=role, code=code)
         migration.exit_code = 0
-    click.echo(f"{counted(len(set(wanted)) + len(window) + len(quarantined), 'exception')} accepted by {by}.")
+    click.echo(f"{counted(len(set(wanted)), 'exception')} accepted by {by}.")
     return 0
 
 

@@ -11,7 +11,7 @@ from migrate.cli.frame import load, verb
 from migrate.config import Config
 from migrate.counted import counted
 from migrate.destinations import open_destination
-from migrate.errors import UsageError
+from migrate.errors import LocalError, UsageError
 from migrate.jobs import anchors
 from migrate.jobs.anchors import Kept
 from migrate.jobs.migration import Migration
@@ -65,6 +65,8 @@ def _audited(config: Config, *, offline: bool, signers: Path | None) -> tuple[Au
             try:
                 compare_identity(reader, "destination", destination.identity)
                 kept = anchors.read_all(config, destination)
+            except LocalError as error:
+                raise type(error)(str(error), hint=f"{error.hint} `audit --offline` writes nothing, and leaves the anchors out.") from error
             finally:
                 destination.close()
         signed = anchors.check_signatures(kept, config.name, signers)

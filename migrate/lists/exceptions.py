@@ -90,4 +90,4 @@ def refuse(path: Path, wrong: dict[int, str]) -> None:
     named = [f"  line {line}: {mistake}" for line, mistake in sorted(wrong.items())]
     more = [f"  and {len(named) - _MOST} more"] if len(named) > _MOST else []
     raise UsageError("\n".join([f"Nothing was accepted, because of {counted(len(wrong), 'line')} of {path}:", *named[:_MOST], *more]),
-                     hint="Put these right, or take them out; then give the file again.")  # fmt: skip
+                     hint="Put these right, or take them out; then give the file again. --reason and --by stand in for cells that are empty.")  # fmt: skip

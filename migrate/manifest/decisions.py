@@ -25,6 +25,7 @@ REASONS = {
     "other": "as the text says",
 }
 """The codes of `accept`. What is released stays."""
+_MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Signature:
 
     def __post_init__(self) -> None:
         if not self.reason.strip() or not self.by.strip():
-            raise UsageError("An exception needs a reason and a name.", hint="Give --reason and --by.")
+            raise UsageError("A signature needs a reason and a name.", hint="Give --reason and --by.")
         if "\0" in self.reason + self.by + self.role:
             raise UsageError("A signature holds a NUL character.", hint="Give it as text.")
         if self.code not in REASONS:
@@ -55,7 +56,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Exempted:
-    """A study, or one instance of it, that somebody signs for."""
+    """What somebody signs for: a study, one instance of it, or, in the place of a study, a window (w12) or a quarantined file (q3)."""
 
     study: str
     signature: Signature
@@ -63,9 +64,10 @@ class Exempted:
 
 
 def accept(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str, *, role: str = "", code: str = "other") -> list[str]:
-    """Sign an exception for parked studies: it covers exactly what is missing, in conflict or quarantined now.
+    """Sign an exception for parked studies: it covers exactly what is missing, in conflict or quarantined now. So for windows (w12)
+    whose completeness cannot be shown, and files (q3) that stay where they are.
 
-    Returns the accepted UIDs. Raises UsageError, and accepts nothing, if one of them is unknown or not parked.
+    Returns what was accepted. Raises UsageError, and accepts nothing, if one of them is unknown, not parked, or does not block.
     """
     wanted = [Exempted(uid, Signature(reason, by, role, code)) for uid in study_uids]
     accept_each(manifest, wanted)
@@ -79,13 +81,18 @@ def accept_each(manifest: Manifest, wanted: Sequence[Exempted]) -> None:
     """
     wrong = mistakes(manifest, wanted)
     if wrong:
-        named = ", ".join(entry.sop or entry.study for entry in (wanted[number] for number in wrong))
-        raise UsageError(f"Nothing was accepted; not parked, not known, or nothing to accept about it: {named}.",
-                         hint="`pacs-migrate status` lists what is parked, the report what is missing of it.")  # fmt: skip
+        named: dict[str, list[str]] = {}
+        for number, why in wrong.items():
+            named.setdefault(why, []).append(wanted[number].sop or wanted[number].study)
+        raise UsageError(f"Nothing was accepted: {'; '.join(f'{_shown(names)}: {why}' for why, names in named.items())}.",
+                         hint="`pacs-migrate status` lists what is parked, the report what is missing of it and what else blocks.")  # fmt: skip
 
     with manifest.transaction():
         for entry in dict.fromkeys(wanted):
             signature = entry.signature
+            if _ROW.fullmatch(entry.study):
+                _accept_row(manifest, entry.study, signature)
+                continue
             study_id = manifest.study_id(entry.study)
             manifest.execute(
                 "INSERT INTO acceptance(study_id, sop_uid, covers, code, reason, accepted_by, role, accepted_at) VALUES (?,?,?,?,?,?,?,?)",
@@ -94,7 +101,7 @@ def accept_each(manifest: Manifest, wanted: Sequence[Exempted]) -> None:
             )  # fmt: skip
             if entry.sop is None:
                 manifest.set_state(study_id, StudyState.ACCEPTED)
-        for study in dict.fromkeys(entry.study for entry in wanted):
+        for study in dict.fromkeys(entry.study for entry in wanted if not _ROW.fullmatch(entry.study)):
             settlement.settle(manifest, manifest.study_id(study))
 
 
@@ -102,13 +109,17 @@ def mistakes(manifest: Manifest, wanted: Sequence[Exempted]) -> dict[int, str]:
     """What keeps exceptions from being signed, by their position; nothing is written."""
     wrong: dict[int, str] = {}
     for number, entry in enumerate(wanted):
+        if _ROW.fullmatch(entry.study):
+            if manifest.one(f"SELECT count(*) FROM {_BLOCKING[entry.study[0]]}", int(entry.study[1:])) == (0,):
+                wrong[number] = "not known, or does not block"
+            continue
         row = manifest.one("SELECT state FROM study WHERE uid = ?", entry.study)
         if row is None:
             wrong[number] = "the study is not known"
         elif row[0] != StudyState.PARKED:
             wrong[number] = f"the study is not parked but {StudyState(row[0]).name.lower()}"
         elif entry.sop is not None and not _open(manifest, entry):
-            wrong[number] = "nothing of this instance is missing, in conflict or quarantined"
+            wrong[number] = "nothing of it is missing, in conflict or quarantined"
     return wrong
 
 
@@ -122,27 +133,16 @@ def _open(manifest: Manifest, entry: Exempted) -> set[str]:
     return {each for each in found if each in names or each.startswith((f"lost:{entry.sop}~", f"content:{entry.sop}~"))}
 
 
-def accept_window(manifest: Manifest, window_name: str, reason: str, by: str, *, role: str = "", code: str = "other") -> None:
-    """Sign that a window's completeness cannot be shown. Raises UsageError for a window that does not block."""
-    _accept_row(manifest, "window", window_name, "AND (blocks = 1 OR state = 2)", Signature(reason, by, role, code))
+_ROW = re.compile(r"[wq]\d{1,15}")
+_TABLES = {"w": "window", "q": "quarantine"}
+_BLOCKING = {"w": "window WHERE id = ? AND (blocks = 1 OR state = 2)", "q": "quarantine WHERE id = ?"}
 
 
-def accept_quarantined(manifest: Manifest, name: str, reason: str, by: str, *, role: str = "", code: str = "other") -> None:
-    """Sign that a quarantined file (q3) stays where it is. Raises UsageError for an unknown one."""
-    _accept_row(manifest, "quarantine", name, "", Signature(reason, by, role, code))
-
-
-def _accept_row(manifest: Manifest, table: str, name: str, more: str, signature: Signature) -> None:
-    if not re.fullmatch(rf"{table[0]}\d{{1,15}}", name):
-        raise UsageError(f"{name} is not a name like {table[0]}12.", hint="The report lists the names.")
-
-    with manifest.transaction():
-        changed = manifest.execute(
-            f"UPDATE {table} SET accepted_by = ?, accepted_reason = ? WHERE id = ? {more}", signature.signer, signature.why, int(name[1:])
-        ).rowcount
-        if not changed:
-            raise UsageError(f"{name} is not known, or does not block.", hint="The report lists what blocks.")
-        _signed(manifest, "exception accepted", name, signature)
+def _accept_row(manifest: Manifest, name: str, signature: Signature) -> None:
+    """Sign for a window, or for a quarantined file, which stays where it is."""
+    table = _TABLES[name[0]]
+    manifest.execute(f"UPDATE {table} SET accepted_by = ?, accepted_reason = ? WHERE id = ?", signature.signer, signature.why, int(name[1:]))
+    _signed(manifest, "exception accepted", name, signature)
 
 
 def _signed(manifest: Manifest, kind: str, name: str, signature: Signature) -> None:
@@ -163,14 +163,12 @@ def revoke(manifest: Manifest, names: Sequence[str], reason: str, by: str, *, ro
     signed = {name: _signatures(manifest, name) for name in names}
     wrong = [name for name in names if not signed[name]]
     if wrong:
-        shown = ", ".join(name if is_uid(name) or re.fullmatch(r"[wq]\d+", name) else "something that is no UID" for name in wrong)
-        raise UsageError(f"Nothing was done, because nobody has signed for {shown}.", hint="The report lists what was accepted.")
+        raise UsageError(f"Nothing was done, because nobody has signed for {_shown(wrong)}.", hint="The report lists what was accepted.")
 
     with manifest.transaction():
         for name, rows in signed.items():
-            if name[0] in "wq":
-                table = "window" if name[0] == "w" else "quarantine"
-                manifest.connection.executemany(f"UPDATE {table} SET accepted_by = NULL, accepted_reason = NULL WHERE id = ?", rows)
+            if _ROW.fullmatch(name):
+                manifest.connection.executemany(f"UPDATE {_TABLES[name[0]]} SET accepted_by = NULL, accepted_reason = NULL WHERE id = ?", rows)
                 _signed(manifest, "exception revoked", name, signature)
                 continue
             manifest.connection.executemany(
@@ -214,7 +212,7 @@ def retry(manifest: Manifest, error: str | None, study_uids: Sequence[str]) -> i
     }
     wrong = [uid for uid in study_uids if uid not in parked]
     if wrong:
-        raise UsageError(f"Not parked: {', '.join(wrong)}.", hint="`pacs-migrate status` lists what is parked.")
+        raise UsageError(f"Not parked{f' with the error {error}' if error else ''}: {_shown(wrong)}.", hint="`pacs-migrate status` lists what is parked.")
     chosen = {uid: parked[uid] for uid in study_uids} if study_uids else parked
 
     with manifest.transaction():
@@ -231,7 +229,7 @@ def exclude(manifest: Manifest, study_uids: Sequence[str], reason: str, by: str)
     rows = _known(manifest, study_uids)
     free = (StudyState.FOUND, StudyState.PLANNED, StudyState.PARKED, StudyState.EXCLUDED)
     _refuse([uid for uid, (_, state, _) in rows.items() if state not in free], "are migrated already, about to be, or accepted",
-            "What is at the destination is never taken back; take them off the list.")  # fmt: skip
+            "What is at the destination is never taken back: take them off the list. Of accepted ones take the signature back first (`revoke`).")  # fmt: skip
 
     with manifest.transaction():
         for uid, (study_id, state, _) in rows.items():
@@ -273,6 +271,10 @@ def _known(manifest: Manifest, study_uids: Sequence[str]) -> dict[str, tuple[int
 
 def _refuse(uids: Sequence[str], why: str, hint: str) -> None:
     if uids:
-        named = ", ".join(uid if is_uid(uid) else "something that is no UID" for uid in uids[:20])
-        more = f" and {len(uids) - 20} more" if len(uids) > 20 else ""
-        raise UsageError(f"Nothing was done, because these studies {why}: {named}{more}.", hint=hint)
+        raise UsageError(f"Nothing was done, because these studies {why}: {_shown(uids)}.", hint=hint)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """UIDs and names of rows for a sentence; what is neither may be a patient's name, and is not repeated."""
+    shown = [name if is_uid(name) or _ROW.fullmatch(name) else "something that is no UID" for name in names[:_MOST]]
+    return ", ".join(shown) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")

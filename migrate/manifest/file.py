@@ -20,6 +20,8 @@ from migrate.manifest.upgrades import SCHEMA_VERSION, upgrade
 from migrate.model import INSTANCE_TRANSITIONS, STUDY_TRANSITIONS
 from migrate.staging.area import local_error
 
+_ANOTHER = "Name the right file; or move this one away, and `pacs-migrate restore-manifest` brings the newest copy back."
+_BESIDE = "SQLite needs files beside it (-wal, -shm), and this user may not write there: copy the manifest into a folder of your own, and name it under [migration] manifest."
 _LOOK = "Check the folder's rights and the disk."
 _LEAST_FREE_BYTES = 256 << 10  # SQLite's log and shared memory grow by less than that at once
 
@@ -97,7 +99,7 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
             return 0
         raise
     except (sqlite3.DatabaseError, ValueError) as error:  # ValueError: text that is no UTF-8, or no number
-        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
+        raise ManifestError(f"{path} is not a manifest.", hint=_ANOTHER) from error
 
 
 def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
@@ -129,7 +131,7 @@ def open_writer(path: Path, *, create: bool) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         raise disk_error(error, path, "opened", hint=_LOOK) from error
     except sqlite3.DatabaseError as error:
-        raise ManifestError(f"{path} is not a manifest.", hint="Restore it from a backup, or name the right file.") from error
+        raise ManifestError(f"{path} is not a manifest.", hint=_ANOTHER) from error
     except OSError as error:
         raise local_error(error, "opening the manifest") from error
     return connection
@@ -170,7 +172,7 @@ def _read_only(path: Path) -> tuple[sqlite3.Connection, int]:
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False, timeout=30)
         version = schema_version(connection, path)
     except sqlite3.OperationalError as error:
-        raise disk_error(error, path, "read", hint=_LOOK) from error
+        raise disk_error(error, path, "read", hint=_LOOK if os.access(path.parent, os.W_OK) else _BESIDE) from error
     if version > SCHEMA_VERSION:
         raise ManifestTooNew(f"The manifest {path} has schema {version}; this version knows {SCHEMA_VERSION}.")
     return connection, version

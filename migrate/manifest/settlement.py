@@ -11,7 +11,7 @@ from migrate.manifest.writer import Writer
 from migrate.model import StudyState
 
 _S = StudyState
-_NAMES = {"row": "rows without a valid UID"}
+_NAMES = {"row": "rows without a valid UID", "quarantined": "quarantine"}
 
 _EXCEPTIONS = """
 SELECT 'missing:' || sop_uid FROM instance JOIN series ON series.id = series_id WHERE study_id = :study AND instance.state < 3

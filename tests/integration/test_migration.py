@@ -161,7 +161,7 @@ def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:
         pacs.kill()
         pacs.wait()
     assert run.stderr is not None
-    assert any("Trying again" in line for line in iter(run.stderr.readline, ""))
+    assert any("Trying again, for up to 60 s. Check that the PACS is up" in line for line in iter(run.stderr.readline, ""))
     with practice_process(tmp_path, port, receiver):
         out, err = run.communicate(timeout=90)
     assert run.returncode == 0, err

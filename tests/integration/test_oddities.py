@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from migrate.manifest import Manifest
-from migrate.manifest.decisions import accept_window
+from migrate.manifest.decisions import accept
 from migrate.model import (
     HabitLearned,
     RetrieveEnded,
@@ -155,7 +155,7 @@ def test_acceptances_and_habits_are_told(manifest: Manifest, tmp_path: Path) -> 
     window = swept(manifest)
     manifest.commit([WindowJudged(window, "capped", blocks=True), HabitLearned("cap", "500", "The PACS caps its answers."),
                      HabitLearned("counters", "right", "Nothing odd.")])  # fmt: skip
-    accept_window(manifest, f"w{window}", "the vendor says so", "J. Doe")
+    accept(manifest, [f"w{window}"], "the vendor says so", "J. Doe")
     document = read(manifest)
     (entry,) = document["enumeration"]["suspicious"]
     assert (entry["accepted_by"], entry["accepted_reason"]) == ("J. Doe", "the vendor says so")

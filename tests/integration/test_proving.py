@@ -108,6 +108,27 @@ def test_the_anchors_of_another_destination_are_refused(spoilable: Path) -> None
     assert command(spoilable, "audit", "--offline").returncode == 0
 
 
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+
+
+def in_read_only(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command where nobody can write beside the manifest, its folder being mounted so in a namespace of its own."""
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", READ_ONLY, "sh", str(folder / "manifests")]
+    return subprocess.run([*enter, sys.executable, "-m", "migrate", *words, "--config", str(folder / "migrate.toml")], capture_output=True, text=True, timeout=120)
+
+
+def test_who_may_only_read_beside_the_manifest_is_told_how(spoilable: Path) -> None:
+    """With SQLite's files there an audit is pointed to --offline, which holds; without them every reader is told to take a copy."""
+    with contextlib.closing(sqlite3.connect(manifest_of(spoilable))) as database:  # its log and shared memory stay as long as it is open
+        database.execute("SELECT count(*) FROM study").fetchone()
+        online, offline = in_read_only(spoilable, "audit"), in_read_only(spoilable, "audit", "--offline")
+    assert (online.returncode, "`audit --offline` writes nothing" in online.stderr, offline.returncode) == (22, True, 0), online.stderr + offline.stderr
+    for end in ("-wal", "-shm"):
+        manifest_of(spoilable).with_name(f"test.db{end}").unlink(missing_ok=True)
+    bare = in_read_only(spoilable, "status")
+    assert (bare.returncode, "copy the manifest into a folder of your own" in bare.stderr) == (22, True), bare.stderr
+
+
 def test_what_was_changed_ends_with_3_and_is_named(spoilable: Path) -> None:
     """A changed size is named by seal and study; the audit changes nothing of the file and needs no key."""
     file = manifest_of(spoilable)

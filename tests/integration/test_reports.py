@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from migrate.manifest import Manifest
-from migrate.manifest.decisions import Exempted, Signature, accept, accept_each, accept_quarantined, accept_window, revoke
+from migrate.manifest.decisions import Exempted, Signature, accept, accept_each, revoke
 from migrate.manifest.file import open_reader
 
 from migrate.model import (  # isort: skip
@@ -215,7 +215,7 @@ def test_a_window_blocks_until_somebody_signs(manifest: Manifest, tmp_path: Path
     manifest.commit([WindowJudged(window, "capped", blocks=True)])
     assert read(manifest)["enumeration"]["suspicious"] == [{"window": f"w{window}", "question": "20200101-20201231", "reason": "capped", "blocks": True, "accepted_by": None}]
     assert f"w{window}" in verdict(written(manifest, tmp_path / "out"))
-    accept_window(manifest, f"w{window}", "known", "J. Doe")
+    accept(manifest, [f"w{window}"], "known", "J. Doe")
     document = read(manifest)
     assert (document["complete"], document["enumeration"]["suspicious"][0]["accepted_by"]) == (True, "J. Doe")
 
@@ -243,7 +243,7 @@ def test_a_quarantined_file_without_a_study_blocks_until_signed(manifest: Manife
     assert (document["complete"], entry["study"], entry["quarantined"]) == (False, None, ["q1"])
     assert "\\n\\u202e" in entry["detail"] and "\n" not in entry["detail"]
     assert "quarantine" in verdict(written(manifest, tmp_path / "out"))
-    accept_quarantined(manifest, "q1", "noise", "J. Doe")
+    accept(manifest, ["q1"], "noise", "J. Doe")
     (entry,) = read(manifest)["exceptions"]
     assert read(manifest)["complete"] is True
     assert (entry["state"], entry["accepted_by"], entry["reason"]) == ("accepted", "J. Doe", "noise")

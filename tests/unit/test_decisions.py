@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,26 @@ def test_an_instance_of_which_nothing_is_open_cannot_be_signed_for(manifest: Man
     assert manifest.one("SELECT count(*) FROM acceptance") == (0,)
 
 
+def test_studies_and_windows_are_signed_for_together_or_not_at_all(manifest: Manifest) -> None:
+    """One window that does not block: the study beside it stays parked, too; without it both signatures are one transaction."""
+    short_of(manifest, "1.2.1.1")
+    manifest.commit([WindowsPlanned(1, (Window("20200101", "20200101"), Window("20200102", "20200102")))])
+    manifest.commit([WindowAnswered(1, 500), WindowJudged(1, "caps at 500 rows", True), WindowAnswered(2, 3)])
+    with pytest.raises(UsageError, match=r"w2: not known, or does not block\."):
+        decisions.accept(manifest, [STUDY, "w1", "w2"], "r", "j.doe")
+    assert (stands(manifest), manifest.one("SELECT count(accepted_by) FROM window")) == ("parked", (0,))
+    decisions.accept(manifest, [STUDY, "w1"], "r", "j.doe")
+    assert (stands(manifest), manifest.one("SELECT id FROM window WHERE accepted_by = 'j.doe'")) == ("accepted", (1,))
+
+
+@pytest.mark.parametrize("decide", [decisions.accept, decisions.revoke, decisions.exclude, decisions.include])
+def test_what_is_no_uid_is_not_repeated(manifest: Manifest, decide: Callable[..., object]) -> None:
+    """Somebody who types a patient's name where a UID belongs does not find it in logs."""
+    with pytest.raises(UsageError) as raised:
+        decide(manifest, ["DOE^JANE"], "r", "j.doe")
+    assert "DOE" not in f"{raised.value} {raised.value.hint}"
+
+
 def test_a_revoked_signature_stays_on_record_and_covers_nothing(manifest: Manifest) -> None:
     """The study is found again, fails again and is parked again; a second revocation finds nothing to take back."""
     short_of(manifest, "1.2.1.1")
@@ -84,7 +105,7 @@ def test_a_revoked_window_blocks_in_later_sweeps_too(manifest: Manifest) -> None
         manifest.commit([WindowsPlanned(sweep, (Window("20200101", "20200101"),))])
         manifest.commit([WindowAnswered(sweep, 500), WindowJudged(sweep, "caps at 500 rows", True)])
         if sweep == 1:
-            decisions.accept_window(manifest, "w1", "checked by hand", "j.doe")
+            decisions.accept(manifest, ["w1"], "checked by hand", "j.doe")
         if sweep == 2:
             decisions.revoke(manifest, ["w2"], "it was not", "m.roe")
     assert manifest.one("SELECT count(accepted_by) FROM window") == (0,)
@@ -138,7 +159,7 @@ def test_a_list_is_signed_whole_or_not_at_all(manifest: Manifest, tmp_path: Path
     manifest.end_run(0)
     signature = ["--reason", "gone", "--by", "j.doe", "--config", str(configured(tmp_path, manifest))]
     (tmp_path / "list.csv").write_text("study,instance\n1.2,1.2.1.1\n1.2,1.2.1.2\n1.9,\n1.2,1.2.1.9\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"(?s)line 4: the study is not parked but found.*line 5: nothing of this instance"):
+    with pytest.raises(UsageError, match=r"(?s)line 4: the study is not parked but found.*line 5: nothing of it is missing"):
         cli.main(["accept", "--file", str(tmp_path / "list.csv"), *signature], standalone_mode=False)
     assert manifest.one("SELECT count(*) FROM acceptance") == (0,)
     (tmp_path / "list.csv").write_text("study,instance\n1.2,1.2.1.1\n1.2,1.2.1.2\n", encoding="utf-8")

@@ -145,13 +145,11 @@ def test_decisions_about_what_is_not_there_change_nothing(tmp_path: Path) -> Non
     manifest = opened(tmp_path)
     manifest.commit([StudyFound(StudyRef("1.1"))])
     before = manifest.connection.total_changes
-    with pytest.raises(UsageError, match=r"1\.1, 1\.9"):
+    with pytest.raises(UsageError, match=r"1\.1: the study is not parked but found; 1\.9: the study is not known"):
         decisions.accept(manifest, ["1.1", "1.9"], "r", "j.doe")
     for name in ("w1", "q1", "12", "w1 OR 1=1"):
         with pytest.raises(UsageError):
-            decisions.accept_window(manifest, name, "r", "j.doe")
-        with pytest.raises(UsageError):
-            decisions.accept_quarantined(manifest, name, "r", "j.doe")
+            decisions.accept(manifest, [name], "r", "j.doe")
     with pytest.raises(UsageError, match=r"1\.1"):
         decisions.retry(manifest, None, ["1.1"])
     assert decisions.retry(manifest, None, []) == 0

@@ -8,7 +8,7 @@ import pytest
 
 from migrate.errors import UsageError
 from migrate.manifest import Manifest
-from migrate.manifest.decisions import accept_window
+from migrate.manifest.decisions import accept
 from migrate.manifest.file import now_ms
 from migrate.model import (
     DestinationLost,
@@ -89,7 +89,7 @@ def test_only_a_window_that_blocks_is_signed_for(manifest: Manifest) -> None:
     """A signature for one that was answered whole is refused, and leaves no trace."""
     window = swept(manifest, STUDY.study)
     with pytest.raises(UsageError, match="does not block"):
-        accept_window(manifest, f"w{window}", "why not", "J. Doe")
+        accept(manifest, [f"w{window}"], "why not", "J. Doe")
     assert manifest.one("SELECT accepted_by FROM window WHERE id = ?", window) == (None,)
 
 

@@ -180,7 +180,7 @@ def test_accepting_the_only_quarantined_file_unparks_its_study(manifest: Manifes
     """Once every file that blocks is signed for, the study goes on by itself."""
     other = InstanceRef("1.2", "1.2.1", "1.2.1.2")
     manifest.commit([*planned(other.sop), came(1, other), quarantined(), RetrieveEnded(STUDY, 0), *proven(1, other)])
-    decisions.accept_quarantined(manifest, "q1", "a broken duplicate", "j.doe")
+    decisions.accept(manifest, ["q1"], "a broken duplicate", "j.doe")
     assert stands(manifest)[0] == "found"
     manifest.commit([planned(other.sop)[1]])
     assert stands(manifest)[0] == "migrated"
@@ -245,7 +245,7 @@ def test_a_windows_acceptance_is_not_carried_to_other_trouble(manifest: Manifest
     window = Window("20200101", "20200101")
     manifest.commit([WindowsPlanned(1, (window,))])
     manifest.commit([WindowAnswered(1, 500), WindowJudged(1, "caps at 500 rows", True)])
-    decisions.accept_window(manifest, "w1", "checked by hand", "j.doe")
+    decisions.accept(manifest, ["w1"], "checked by hand", "j.doe")
     manifest.set_meta("closed_sweep", "1")
     assert is_complete(manifest.connection)
     manifest.commit([WindowsPlanned(2, (window,))])
@@ -264,7 +264,7 @@ def test_a_windows_acceptance_lasts_for_the_same_trouble(manifest: Manifest) -> 
         manifest.commit([WindowsPlanned(sweep, (window,))])
         manifest.commit([WindowAnswered(sweep, 500), WindowJudged(sweep, "caps at 500 rows", True)])
         if sweep == 1:
-            decisions.accept_window(manifest, "w1", "checked by hand", "j.doe")
+            decisions.accept(manifest, ["w1"], "checked by hand", "j.doe")
     manifest.set_meta("closed_sweep", "2")
     assert is_complete(manifest.connection)
 

@@ -58,7 +58,7 @@ def fill(manifest: Manifest) -> None:
     filled.migrated(manifest, "1.1", "1.1.1.1", "1.1.1.2", "1.1.1.3", proof=Proof.ATTESTED)
     filled.migrated(manifest, "1.2", "1.2.1.1", "1.2.1.2")
     manifest.commit([HabitLearned("cap", "500", "it's a \t tab"), WindowJudged(window, "an odd answer", True)])
-    decisions.accept_window(manifest, f"w{window}", "known", "j.doe")
+    decisions.accept(manifest, [f"w{window}"], "known", "j.doe")
     # a second content, quarantined bytes, something unlisted
     filled.planned(manifest, "1.3", "1.3.1.1", "1.3.1.2", "1.3.1.3")
     strange = filled.received("1.3", "1.3.1.9")
@@ -70,7 +70,7 @@ def fill(manifest: Manifest) -> None:
     copies = [item for item in filled.items(manifest, InstanceState.STAGED) if item.copy]
     manifest.commit([StagedLost(copies[0], "gone")])
     filled.proven(manifest)
-    decisions.accept_quarantined(manifest, "q1", "looked at", "j.doe")
+    decisions.accept(manifest, ["q1"], "looked at", "j.doe")
     # steps back: proof raised, object lost, another object in its place
     proven = {item.ref.sop: item for _, part in Population(manifest.connection).series() for item in part if not item.copy}
     manifest.commit([InstanceVerified(proven["1.1.1.1"], Proof.READ_BACK), InstanceVerified(proven["1.1.1.2"], Proof.READ_BACK)])
