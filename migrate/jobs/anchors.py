@@ -37,7 +37,18 @@ from migrate.evidence.signing import signature, signed_by
 from migrate.failpoints import reach
 from migrate.host import sync_folder
 from migrate.manifest import Lock
-from migrate.manifest.anchored import Anchor, Head, anchor_of, changed_since, copy_whole, head_and_root, head_of, holds, knows_a_study
+from migrate.manifest.anchored import (
+    Anchor,
+    Head,
+    anchor_of,
+    changed_since,
+    copy_whole,
+    head_and_root,
+    head_of,
+    holds,
+    is_new_here,
+    knows_a_study,
+)
 from migrate.manifest.audit import Trouble
 from migrate.manifest.file import open_reader, telling_disk
 from migrate.staging.area import hash_file, local_error
@@ -133,6 +144,17 @@ def read_all(config: Config, destination: Destination) -> list[Kept]:
     """The same, with a folder of its own beside the manifest."""
     with _scratch(config.manifest) as scratch:
         return read(destination, config.destination.prefix, scratch)
+
+
+def warn_of_others(config: Config, destination: Destination, connection: sqlite3.Connection) -> None:
+    """Whoever begins anew by mistake is told that a manifest of this name was there: two of one name spoil each other's audit. Raises as `read` does."""
+    if not is_new_here(connection, ()):
+        return
+    names = [name for name, _ in told(read_all(config, destination), config.name)[0]]
+    if names and is_new_here(connection, names):
+        log.warning("A migration named %s has left %s at the destination, and %s is new. If the old manifest is lost, stop, move the new one away, and "
+                    "`pacs-migrate restore-manifest`; else choose another name or prefix: `audit` holds these anchors against the new one, too.",
+                    config.name, counted(len(names), "anchor"), config.manifest)  # fmt: skip
 
 
 def told(kept: list[Kept], migration: str) -> tuple[list[tuple[str, Anchor]], list[str]]:

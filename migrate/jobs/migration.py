@@ -93,6 +93,7 @@ class Migration(Command):
             if not only_enumerate:
                 pipeline.commit_now(glance(self))
                 self._destination.prepare()
+                anchors.warn_of_others(self.config, self._destination, self.queue.connection)
                 pipeline.note_contact("destination")
                 reach("destination-prepared")
             try:

@@ -14,11 +14,11 @@ from typing import Literal
 from migrate.config import Config, clear_text
 from migrate.counted import counted
 from migrate.destinations import Destination, open_destination
-from migrate.errors import DestinationError, LocalError, ManifestError, PacsMigrateError
+from migrate.errors import DestinationError, IdentityMismatch, LocalError, ManifestError, NoManifest, PacsMigrateError
 from migrate.host import is_open_to_others, network_file_system
 from migrate.jobs import anchors
 from migrate.manifest import Queue
-from migrate.manifest.file import is_locked
+from migrate.manifest.file import expect_identity, is_locked, open_reader
 from migrate.model import Finding, HabitLearned
 from migrate.reports.habits import words
 from migrate.sources import Source, open_source
@@ -88,6 +88,18 @@ def _rights(config: Config) -> Finding:
         return Finding("rights", "ok", "Staging and manifest are for this user only.", part="local")
     return Finding("rights", "warn", f"Others may look into {', '.join(wide)}: UIDs and dates stand there, and staging holds images (behind closed folders).",
                    "chmod 700 folders and 600 files, if nobody else is meant to read them.", "local")  # fmt: skip
+
+
+def _manifest_findings(config: Config) -> list[Finding]:
+    """Nothing where `run` may go on with the manifest that is there, or makes one. Raises LocalError."""
+    try:
+        with contextlib.closing(open_reader(config.manifest)) as reader, contextlib.closing(open_destination(config.destination)) as destination:
+            expect_identity(reader, {"source": config.source_identity, "destination": destination.identity})
+    except (ManifestError, IdentityMismatch) as error:
+        return [] if isinstance(error, NoManifest) else [Finding("manifest", "fail", str(error), error.hint, "config")]
+    except DestinationError:
+        pass  # told elsewhere
+    return []
 
 
 def destination_findings(config: Config) -> list[Finding]:
@@ -163,6 +175,7 @@ def check(config: Config) -> tuple[list[Finding], int]:
         try:
             if is_locked(config.manifest):
                 return [*findings, Finding("manifest", "fail", "A run is active on this manifest.", "Wait for it, or stop it.", "local")], 11
+            findings += _manifest_findings(config)
         except LocalError as error:
             findings.append(Finding("manifest", "fail", str(error), error.hint, "local"))
     source = source_findings(config)

@@ -101,6 +101,12 @@ def holds(connection: sqlite3.Connection, name: str) -> bool:
     return row is not None and Head(*row).name == name
 
 
+def is_new_here(connection: sqlite3.Connection, names: Iterable[str]) -> bool:
+    """Whether no run of this manifest has ended yet and it has the seal of none of these anchors, so that another manifest has left them."""
+    ended = connection.execute("SELECT 1 FROM run WHERE verb IN ('run', 'demo') AND exit_code IN (0, 3) LIMIT 1").fetchone()
+    return ended is None and not any(holds(connection, name) for name in names)
+
+
 def changed_since(connection: sqlite3.Connection, seal: int) -> bool:
     """Whether anything but routine has been sealed after that seal."""
     if connection.execute("SELECT 1 FROM seal WHERE id > ? AND steps > 0 LIMIT 1", (seal,)).fetchone():

@@ -204,14 +204,17 @@ def claim_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> 
 
     As long as nothing was learnt of a PACS, an address or a bucket may be put right: whoever mistypes one finds out by the first run.
     """
+    expect_identity(connection, identity)
     for key in ("source", "destination"):
-        try:
-            compare_identity(connection, key, identity[key])
-        except IdentityMismatch:
-            if any(connection.execute(f"{question} LIMIT 1").fetchone() for question in _LEARNT):
-                raise
-            connection.execute("UPDATE meta SET value = ? WHERE key = ?", (identity[key], key))
+        connection.execute("UPDATE meta SET value = ?1 WHERE key = ?2 AND value <> ?1", (identity[key], key))
     connection.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", sorted(identity.items()))
+
+
+def expect_identity(connection: sqlite3.Connection, identity: dict[str, str]) -> None:
+    """Raises IdentityMismatch where source or destination is another one, and something was learnt of a PACS."""
+    if any(connection.execute(f"{question} LIMIT 1").fetchone() for question in _LEARNT):
+        for key in ("source", "destination"):
+            compare_identity(connection, key, identity[key])
 
 
 def identity_of(connection: sqlite3.Connection, key: str) -> str | None:

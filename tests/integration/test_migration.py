@@ -140,14 +140,14 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_manifest_belongs_to_one_pacs(tmp_path: Path) -> None:
-    """The same manifest against another PACS is refused with 2."""
+    """The same manifest against another PACS is refused with 2, and `check` says so before."""
     with practice(tmp_path):
         assert command(tmp_path, "run").returncode == 0
         text = (tmp_path / "migrate.toml").read_text()
         (tmp_path / "migrate.toml").write_text(text.replace('ae_title = "PRACTICE"', 'ae_title = "OTHER"'))
-        done = command(tmp_path, "run")
-    assert done.returncode == 2
-    assert "belongs to the source" in done.stderr
+        done, checked = command(tmp_path, "run"), command(tmp_path, "check", "--json")
+    assert (done.returncode, checked.returncode) == (2, 2)
+    assert "belongs to the source" in done.stderr and "belongs to the source" in checked.stdout
 
 
 def test_a_pacs_that_dies_and_comes_back(tmp_path: Path) -> None:

@@ -215,3 +215,11 @@ def test_check_tells_the_recorded_habits_and_stays_quick(tmp_path: Path) -> None
     assert any(finding["name"] == "habits" and "probe" in finding["hint"] for finding in json.loads(first.stdout)["findings"])
     assert any(finding["name"] == "ignores_time" and finding["level"] == "warn" for finding in json.loads(second.stdout)["findings"])
     assert took_s < 20
+
+
+def test_one_study_that_does_not_come_fails_no_check(tmp_path: Path) -> None:
+    """The PACS refuses to send the study that is tried first: another one shows that it sends to us, and the first is named in a warning."""
+    with practice(tmp_path, "move-status=C000@3", studies=20) as archive:
+        done = command(tmp_path, "check", "--json")
+    (found,) = [finding for finding in json.loads(done.stdout)["findings"] if finding["name"] == "C-MOVE"]
+    assert (done.returncode, found["level"], f"nothing of study {archive.study(3).uid} (C-MOVE ended with C000" in found["detail"]) == (0, "warn", True), done.stdout

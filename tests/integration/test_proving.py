@@ -294,6 +294,18 @@ def test_a_copy_that_only_its_anchor_vouches_for_is_passed_over(spoilable: Path,
     assert f"Passed over: manifest/{newest.name}" in restored.stderr and said in restored.stderr
 
 
+def test_who_begins_anew_by_mistake_is_told(spoilable: Path) -> None:
+    """Without its manifest a run says that one of this name was there, and how it comes back; of the manifest that came back, and of its own next run, it does not."""
+    die(spoilable)
+    with pacs(spoilable, port=int((spoilable / "port").read_text()), proof='signing_key = "key"'):
+        anew = command(spoilable, "run")
+        again = command(spoilable, "run")
+        die(spoilable)
+        assert command(spoilable, "restore-manifest").returncode == 0
+        back = command(spoilable, "run")
+    assert [("restore-manifest" in done.stderr, done.returncode) for done in (anew, again, back)] == [(True, 0), (False, 0), (False, 0)], anew.stderr
+
+
 def test_a_manifest_without_a_study_leaves_no_anchor(spoilable: Path) -> None:
     """Whoever begins anew by mistake, while the PACS is away, finds the old manifest's copy still the newest one, and it holds."""
     anchors = own(spoilable, "anchors")

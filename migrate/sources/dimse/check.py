@@ -8,11 +8,13 @@ import itertools
 from collections.abc import Collection, Iterator
 
 from migrate.dicom.scu import FindSession, echo
-from migrate.errors import NothingSent, PacsMigrateError, QueryFailed
+from migrate.errors import MoveFailed, NothingSent, PacsMigrateError, QueryFailed
 from migrate.model import Finding, StudyPlanned, Wanted, Window
 from migrate.sources.dimse.attempt import Attempt
 from migrate.sources.dimse.pacs import DimsePacs
 from migrate.sources.dimse.study_rows import PATIENT_ID
+
+_TRIED = 3
 
 
 def check(source: DimsePacs) -> list[Finding]:
@@ -58,12 +60,27 @@ def _samples_of_patients(source: DimsePacs, session: FindSession, besides: Colle
                 break
 
 
-def _check_move(source: DimsePacs, plan: StudyPlanned) -> Finding:
-    series = next(series for series in plan.series if series.sops)
-    attempt = Attempt(source, plan.study, Wanted())
-    with attempt:
-        attempt.ask(source.one_patient_of(plan.study), series.series, series.sops[:1])
-        if attempt.arrived():
+def _check_move(source: DimsePacs, plan: StudyPlanned | None) -> Finding:
+    """One instance; where it does not come, one of another study: the first may be of those that this PACS cannot send."""
+    said: dict[str, str] = {}
+    while plan is not None and len(said) < _TRIED:
+        sent, said[plan.study.study] = _sent_one(source, plan)
+        if sent and len(said) == 1:
             return Finding("C-MOVE", "ok", "The PACS sends to us.", part="source")
-    hint = NothingSent.default_hint
-    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({attempt.ended().detail}).", hint, "source")
+        if sent:
+            study, why = next(iter(said.items()))
+            return Finding("C-MOVE", "warn", f"The PACS sends to us, but nothing of study {study} ({why}).",
+                           "A run goes on with the others, and names what does not come. Look at the PACS's log for that study.", "source")  # fmt: skip
+        plan = next(samples(source, said), None)
+    return Finding("C-MOVE", "fail", f"The PACS sent nothing ({next(iter(said.values()))}).", NothingSent.default_hint, "source")
+
+
+def _sent_one(source: DimsePacs, plan: StudyPlanned) -> tuple[bool, str]:
+    """(whether an instance of it came, how the C-MOVE ended). Raises SourceError, but for what may be this study's alone."""
+    series = next(series for series in plan.series if series.sops)
+    with Attempt(source, plan.study, Wanted()) as attempt:
+        try:
+            attempt.ask(source.one_patient_of(plan.study), series.series, series.sops[:1])
+        except MoveFailed as error:
+            return bool(attempt.arrived()), str(error).removesuffix(".")
+        return bool(attempt.arrived()), attempt.ended().detail.removesuffix(".")
