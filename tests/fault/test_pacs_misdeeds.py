@@ -90,7 +90,7 @@ _ENOUGH = sorted(
 )
 STUDIES: dict[str, StudyRecord] = {misdeed.name: study for misdeed, study in zip(MISDEEDS, _ENOUGH, strict=False)}
 assert len(STUDIES) == len(MISDEEDS)
-SOURCE = "associations = 6\nsettle_s = 0.3\nstall_s = 1\nattempt_s = 4"
+SOURCE = "associations = 6\nsettle_s = 0.3\nstall_s = 1\nattempt_s = 10"
 RETRY = "attempts = 2\nfirst_wait_s = 0.05\nmax_wait_s = 0.1"
 
 
