@@ -77,8 +77,11 @@ class Folder:
     def prepare(self) -> None:
         """See `Destination.prepare`: makes the folder if it is new, and removes our own temporary files."""
         with self._errors(f"preparing {self.root}"):
+            new = [folder for folder in self.root.parents if not folder.exists()]
             self.root.mkdir(parents=True, exist_ok=True)
-            self._disk.sync_folder(self.root.parent)
+            for folder in (self.root, *new):  # with the name of one of them all objects would be lost
+                with suppress(PermissionError):  # a folder of others, which we may pass through but not read
+                    self._disk.sync_folder(folder.parent)
             self._make_folder(self._tmp)
             for leftover in self._tmp.iterdir():
                 self._disk.unlink(leftover)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,51 @@ def test_a_file_system_that_overwrites_is_refused(place: FolderPlace) -> None:
     """Two probes under one name tell it before the first object is written."""
     (finding,) = Folder(place.settings, disk=Overwriting()).check()
     assert (finding.level, "overwrites" in finding.detail) == ("fail", True)
+
+
+class Noting(Disk):
+    """Notes which folders were synced."""
+
+    def __init__(self) -> None:
+        self.synced: list[Path] = []
+
+    def sync_folder(self, path: Path) -> None:
+        super().sync_folder(path)
+        self.synced.append(path)
+
+
+def test_every_new_folder_has_a_durable_name(place: FolderPlace, tmp_path: Path) -> None:
+    """Also those above the destination: with one of them all objects would be gone. One that was there is synced once more, for its maker may have died."""
+    root = place.settings.path
+    for new in (True, False):
+        disk = Noting()
+        Folder(place.settings, disk=disk).prepare()
+        assert disk.synced[:-2] == ([root.parent, tmp_path] if new else [root.parent])
+        assert disk.synced[-2:] == [root, root / "_pacs-migrate"]
+
+
+class Forbidding(Disk):
+    """A folder that this user may pass through, and not read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.asked = folder, False
+
+    def sync_folder(self, path: Path) -> None:
+        if path == self._folder:
+            self.asked = True
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        super().sync_folder(path)
+
+
+def test_a_destination_may_be_a_link_in_a_folder_that_others_keep_to_themselves(place: FolderPlace, tmp_path: Path) -> None:
+    """A link to a folder is a folder; where the one above may not be read, its owner has to see to its names."""
+    (tmp_path / "disk").mkdir()
+    above = place.settings.path.parent
+    above.mkdir()
+    place.settings.path.symlink_to(tmp_path / "disk")
+    disk = Forbidding(above)
+    Folder(place.settings, disk=disk).prepare()
+    assert disk.asked and (tmp_path / "disk" / "_pacs-migrate").is_dir()
 
 
 def test_a_removed_study_can_be_put_again(place: FolderPlace, folder: Folder, tmp_path: Path) -> None:
