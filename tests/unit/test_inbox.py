@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from migrate.inbox import Inbox, Unhurried
+import pytest
+
+from migrate.inbox import CHUNK, Inbox, Unhurried
 
 LONG_S = 600.0
 
@@ -51,6 +53,26 @@ def test_whoever_waits_is_not_kept_waiting() -> None:
     waiting.join()
     assert inbox.put("b", 0)
     assert inbox.take(time.monotonic() + LONG_S, asked([True, False])) == ["b"]
+
+
+def test_rows_of_a_long_answer_are_waited_for_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of it comes a moment later, and is in the same batch; its end is no reason to wait for more."""
+    monkeypatch.setattr("migrate.inbox._PATIENCE_S", LONG_S)
+    rows = ["row"] * CHUNK
+    waiting = filled(rows)
+    later = threading.Timer(0.1, lambda: [waiting.put(entry, 0) for entry in (rows, "end")])
+    later.start()
+    assert waiting.take() == [rows, rows, "end"]
+    later.join()
+
+
+def test_no_batch_is_larger_than_memory_bears() -> None:
+    """Neither by its rows nor by its entries."""
+    rows = ["row"] * 5000
+    assert filled(rows, rows, rows, "end").take() == [rows, rows]
+    many = Inbox(1000)
+    assert all(many.put("a", 0) for _ in range(600))
+    assert len(many.take()) == 512
 
 
 def test_no_more_than_so_many_wait() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from migrate.errors import DiskFailing, Interrupted, SourceUnreachable
 from migrate.manifest import Manifest
-from migrate.model import InstanceRef, Outcome, Received, RetryPolicy
+from migrate.model import Fixity, InstanceRef, Noted, Outcome, Received, RetryPolicy, Rolled
 from migrate.pipeline import Pipeline
 from migrate.scheduling import Stage
 from migrate.staging.area import Staging, hash_file
@@ -163,6 +163,38 @@ class Line:
         yield from ()
 
 
+def test_a_job_is_not_done_again_before_its_outcomes_are_on_record(bench: Bench) -> None:
+    """Where they wait behind files that are not durable yet, the job seems ready still; nobody is given it a second time."""
+    held, done, committed, rounds = threading.Event(), [], threading.Event(), []
+
+    def settle(files: list[tuple[Path, Path, Rolled]]) -> list[Fixity]:
+        assert held.wait(30)
+        return bench.staging.settle(files)
+
+    def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, int]]:
+        if bench.pipeline.contacted("source"):  # the job has ended
+            bench.pipeline.commit_now([])
+            rounds.append(1)
+        if len(rounds) > 5:
+            held.set()
+        if not committed.is_set():
+            yield "job", 1
+
+    def work(job: int) -> Iterator[Outcome]:
+        done.append(job)
+        yield Noted("done", "")
+
+    bench.pipeline = Pipeline(
+        bench.manifest, settle=settle, final_path=bench._final, after_commit=lambda _: None, unreachable_s=1,
+        on_commit=lambda facts: committed.set() if Noted("done", "") in facts else None,
+    )  # fmt: skip
+    bench.pipeline.start()
+    bench.pipeline.deliver(bench.came("1.2.1.1"))
+    bench.pipeline.run([Stage("retrieve", ready, work, 1, ahead=1, ordered=True)], next_due_s=lambda: None)
+    bench.pipeline.close()
+    assert done == [1]
+
+
 def test_what_is_in_line_is_not_begun_after_a_stop(bench: Bench) -> None:
     """A stop takes back what waits for a worker; only what is under way is waited for."""
 
@@ -192,3 +224,74 @@ def test_what_is_in_line_behind_a_failure_waits_for_the_pause(bench: Bench) -> N
     (_, failed_at), (_, next_at), *_ = line.begun
     assert next_at - failed_at >= 0.5
     assert [job for job, _ in line.begun] == [0, 0, 1, 2]
+
+
+def test_what_is_in_line_waits_for_the_gate(bench: Bench) -> None:
+    """Where no more may be begun, the jobs in line go back; once it may, none is forgotten."""
+    shut = threading.Event()
+
+    def shut_for_a_while() -> None:
+        shut.set()
+        until(lambda: len(line.stage.busy) == 1)
+        shut.clear()
+
+    line = Line(shut_for_a_while)
+    line.stage.gate = lambda: not shut.is_set()
+    bench.pipeline.start()
+    bench.pipeline.run([line.stage], next_due_s=lambda: None)
+    bench.pipeline.close()
+    assert [job for job, _ in line.begun] == [0, 0, 1, 2]
+
+
+def test_what_falls_due_while_it_is_looked_for_is_done(bench: Bench) -> None:
+    """Nothing was ready, and nothing waits for a time any more: what fell due in between is not left behind."""
+    due, done = threading.Event(), []
+
+    def falls_due() -> None:
+        due.set()
+
+    def ready(busy: set[Hashable], limit: int) -> Iterator[tuple[Hashable, int]]:
+        if due.is_set() and not done:
+            yield "job", 1
+
+    def work(job: int) -> list[Outcome]:
+        done.append(job)
+        return []
+
+    bench.pipeline.start()
+    bench.pipeline.run([Stage("late", ready, work, 1)], next_due_s=falls_due)
+    bench.pipeline.close()
+    assert done == [1]
+
+
+def one_job(work: Callable[[int], list[Outcome]]) -> Stage:
+    return Stage("one", lambda busy, limit: iter([("job", 1)]), work, 1)
+
+
+def test_a_defect_in_a_worker_ends_the_run(bench: Bench) -> None:
+    """An exception that nobody expects is raised, and not taken for a job that was done."""
+
+    def work(job: int) -> list[Outcome]:
+        raise ZeroDivisionError
+
+    bench.pipeline.start()
+    with pytest.raises(ZeroDivisionError):
+        bench.pipeline.run([one_job(work)], next_due_s=lambda: None)
+    bench.pipeline.close()
+
+
+def test_nobody_waits_for_a_commit_that_broke(bench: Bench) -> None:
+    """The end of a job that was still to be noted behind it is not, and the run ends at once all the same."""
+
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    def work(job: int) -> list[Outcome]:
+        bench.pipeline.submit([], done=broken)
+        return []
+
+    bench.pipeline.start()
+    with pytest.raises(ZeroDivisionError):
+        bench.pipeline.run([one_job(work)], next_due_s=lambda: None, grace_s=600)
+    with pytest.raises(ZeroDivisionError):
+        bench.pipeline.close()

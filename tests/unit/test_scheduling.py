@@ -42,3 +42,15 @@ def test_an_error_may_ask_for_a_longer_pause() -> None:
     one = stage()
     assert pauses(one, 5.0, factor=10.0)
     assert pauses(one, 60.0, factor=1000.0)
+
+
+def test_what_goes_well_ends_no_pause_of_others() -> None:
+    """A worker that was served begins no sooner than the others; a step that rests does so after each job."""
+    one = stage()
+    one.paused_until = until = time.monotonic() + 1000
+    one.went_well()
+    assert one.paused_until == until
+    resting, before = stage(), time.monotonic()
+    resting.rest_s = 1000
+    resting.went_well()
+    assert before + 1000 <= resting.paused_until <= time.monotonic() + 1000
