@@ -147,7 +147,7 @@ def read_all(config: Config, destination: Destination) -> list[Kept]:
 
 
 def warn_of_others(config: Config, destination: Destination, connection: sqlite3.Connection) -> None:
-    """Whoever begins anew by mistake is told that a manifest of this name was there: two of one name spoil each other's audit. Raises as `read` does."""
+    """Whoever begins anew by mistake is told that a manifest of this name was there: two of one name spoil each other's audit. Raises DestinationError, LocalError."""
     if not is_new_here(connection, ()):
         return
     names = [name for name, _ in told(read_all(config, destination), config.name)[0]]

@@ -15,7 +15,7 @@ from typing import Any
 
 from migrate.config import Config, clear_text
 from migrate.destinations import shared_destination
-from migrate.errors import DestinationError, Interrupted, PacsMigrateError, SourceError
+from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrateError, SourceError
 from migrate.failpoints import reach
 from migrate.host import give_back_memory, stop_signals
 from migrate.jobs import anchors
@@ -93,7 +93,8 @@ class Migration(Command):
             if not only_enumerate:
                 pipeline.commit_now(glance(self))
                 self._destination.prepare()
-                anchors.warn_of_others(self.config, self._destination, self.queue.connection)
+                with contextlib.suppress(DestinationError, LocalError):  # a warning that cannot be had keeps no run from its work
+                    anchors.warn_of_others(self.config, self._destination, self.queue.connection)
                 pipeline.note_contact("destination")
                 reach("destination-prepared")
             try:
