@@ -69,7 +69,7 @@ def _audited(config: Config, *, offline: bool, signers: Path | None) -> tuple[Au
                 raise type(error)(str(error), hint=f"{error.hint} `audit --offline` writes nothing, and leaves the anchors out.") from error
             finally:
                 destination.close()
-        signed = anchors.check_signatures(kept, config.name, signers)
+        signed = anchors.check_signatures(kept, config.name, config.manifest, signers)
         found = audited(reader, config.destination.prefix)
         anchored, odd = anchors.told(kept, config.name)
         if offline:

@@ -71,21 +71,25 @@ def scan_file(path: Path, offset: int, transfer_syntax: str, crc: int | None = N
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size <= _READ_WHOLE_BYTES:
-            return scan(file.read(), offset, transfer_syntax, crc)
+            return scan(file.read(), offset, transfer_syntax, crc, scratch=path.parent)
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             # The checksum reads the file instead of the map: touched pages of a map count as our memory.
-            return _scan(mapped, offset, transfer_syntax, crc, lambda start, end: _crc_of_file(file.fileno(), start, end))
+            return _scan(mapped, offset, transfer_syntax, crc, lambda start, end: _crc_of_file(file.fileno(), start, end), path.parent)
 
 
-def scan(buffer: Buffer, offset: int, transfer_syntax: str, crc: int | None = None, *, limits: Limits = LIMITS) -> Scan:
-    """Walk the data set that begins at `offset` of a buffer; `crc` as above. Never raises for what stands in the buffer."""
-    return _scan(buffer, offset, transfer_syntax, crc, lambda start, end: _crc_of_buffer(buffer, start, end), limits)
+def scan(buffer: Buffer, offset: int, transfer_syntax: str, crc: int | None = None, *, scratch: Path | None = None, limits: Limits = LIMITS) -> Scan:
+    """Walk the data set that begins at `offset` of a buffer; `crc` as above. Never raises for what stands in the buffer.
+
+    `scratch`: the folder in which a deflated data set, which is an image of a patient, may stand inflated in an unnamed file; None: TMPDIR.
+    """
+    return _scan(buffer, offset, transfer_syntax, crc, lambda start, end: _crc_of_buffer(buffer, start, end), scratch, limits)
 
 
-def _scan(buffer: Buffer, offset: int, transfer_syntax: str, whole: int | None, crc_of: Callable[[int, int], int], limits: Limits = LIMITS) -> Scan:
+def _scan(buffer: Buffer, offset: int, transfer_syntax: str, whole: int | None, crc_of: Callable[[int, int], int], scratch: Path | None,
+          limits: Limits = LIMITS) -> Scan:  # fmt: skip
     seen = Seen(big=transfer_syntax == EXPLICIT_BE, limits=limits)
     if transfer_syntax == DEFLATED_LE:
-        return _scan_deflated(buffer, offset, seen)
+        return _scan_deflated(buffer, offset, seen, scratch)
     try:
         with memoryview(buffer) as view:
             walk(view, offset, transfer_syntax, seen)
@@ -101,9 +105,9 @@ def _scan(buffer: Buffer, offset: int, transfer_syntax: str, whole: int | None, 
     return _result(seen, None, start, crc)
 
 
-def _scan_deflated(buffer: Buffer, offset: int, seen: Seen) -> Scan:
+def _scan_deflated(buffer: Buffer, offset: int, seen: Seen, scratch: Path | None) -> Scan:
     """Inflate into an unnamed temporary file, never beyond the cap, and walk that (PS3.5 A.5)."""
-    with tempfile.TemporaryFile() as plain:
+    with tempfile.TemporaryFile(dir=scratch) as plain:
         try:
             with memoryview(buffer) as view:
                 size = _inflate(view, offset, plain.write, seen)

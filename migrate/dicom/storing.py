@@ -201,7 +201,7 @@ class Session:
                 if whole is None:
                     scan = scanner.scan_file(incoming.path, incoming.header_bytes, syntax, crc)
                 else:
-                    scan = scanner.scan(whole, incoming.header_bytes, syntax, crc)
+                    scan = scanner.scan(whole, incoming.header_bytes, syntax, crc, scratch=incoming.path.parent)
                 reach("receive-scanned")
                 rolled = incoming.roll()
             except OSError as error:

@@ -173,7 +173,7 @@ def _fetched(destination: Destination, name: str, scratch: Path) -> bytes | None
     return file.read_bytes()
 
 
-def check_signatures(kept: list[Kept], migration: str, signers: Path | None) -> tuple[list[Trouble], list[str]]:
+def check_signatures(kept: list[Kept], migration: str, manifest: Path, signers: Path | None) -> tuple[list[Trouble], list[str]]:
     """(what does not hold of the signatures, what a reader should know). `signers`: who may sign, as in ssh-keygen(1), ALLOWED SIGNERS.
 
     With `signers` each anchor of this migration has to be signed by one of them, but for those that are older than the first that is signed.
@@ -181,11 +181,11 @@ def check_signatures(kept: list[Kept], migration: str, signers: Path | None) -> 
     """
     troubles: list[Trouble] = []
     by: Counter[str | None] = Counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, "anchor.sig")
-        for each in kept:
-            if each.signature is None:
-                continue
+    signed = [each for each in kept if each.signature is not None]
+    with _scratch(manifest) if signed else contextlib.nullcontext(Path()) as scratch:
+        file = scratch / "anchor.sig"
+        for each in signed:
+            assert each.signature is not None
             ours = each.anchor is None or each.anchor.migration == migration
             file.write_bytes(each.signature)
             try:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from migrate.counted import counted
-from migrate.errors import Interrupted, SourceIncomplete, wait_factor
+from migrate.errors import Interrupted, SourceIncomplete, VanishedAtSource, wait_factor
 from migrate.manifest import unreadable
 from migrate.manifest.announcements import AT_ONCE, announce
 from migrate.manifest.file import now_ms
@@ -74,7 +74,7 @@ def _found(manifest: Writer, rows: Sequence[StudyFound], windows: Mapping[int, t
             _, study_id, state, date, claimed, seen = before
             if (
                 claimed != row.claimed_instances or (claimed is None and seen != sweep) or (row.date is not None and date != row.date)
-                or row.excluded or row.shared or state == _EXCLUDED
+                or row.excluded or row.shared or state == _EXCLUDED or (state in _GIVEN_UP and _was_gone(seen, sweep))
             ):  # fmt: skip
                 differing.append((row, sweep, bit))
             elif seen != sweep and sweep is not None:  # the axis alone is noted when the window has been answered, for all at once
@@ -125,7 +125,12 @@ def _known(manifest: Writer, rows: Sequence[StudyFound]) -> dict[str, tuple[Any,
     return known
 
 
-_EXCLUDED = int(StudyState.EXCLUDED)
+_EXCLUDED, _GIVEN_UP = int(StudyState.EXCLUDED), (int(StudyState.PARKED), int(StudyState.ACCEPTED))
+
+
+def _was_gone(seen: int | None, sweep: int | None) -> bool:
+    """Whether a sweep has passed that did not show the study which this one shows."""
+    return seen is not None and sweep is not None and seen < sweep - 1
 
 
 def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) -> None:
@@ -163,16 +168,9 @@ def _seen_again(manifest: Writer, row: StudyFound, sweep: int | None, bit: int) 
         manifest.log("attributes differ", "it stands under more than one patient, or has gone from one to another", study=row.study.study)
     changed = row.shared or (claim is not None and claim != claimed)
     unclaimed = row.claimed_instances is None and sweep is not None and sweep == manifest.own_sweep and seen != sweep
-    if (
-        (changed or unclaimed)
-        and state
-        in (
-            StudyState.PLANNED,
-            StudyState.RETRIEVED,
-            StudyState.MIGRATED,
-            StudyState.ACCEPTED,
-        )
-    ) or (changed and state == StudyState.PARKED):
+    returned = error == VanishedAtSource.__name__ and state in _GIVEN_UP and _was_gone(seen, sweep)  # it was given up, or signed for, as gone
+    at_rest = state in (StudyState.PLANNED, StudyState.RETRIEVED, StudyState.MIGRATED, StudyState.ACCEPTED)
+    if ((changed or unclaimed) and at_rest) or (changed and state == StudyState.PARKED) or returned:
         manifest.set_state(study_id, StudyState.FOUND)
 
 

@@ -227,6 +227,23 @@ def test_an_acceptance_of_a_vanished_study_lasts_while_nothing_changes(manifest:
     assert stands(manifest)[0] == "accepted"
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_vanished_study_that_is_shown_again_is_taken_up(manifest: Manifest, signed: bool) -> None:
+    """Given up, or signed for, as gone: rows that never went away change nothing, one that comes back after a sweep without it has it found again."""
+    for sweep in (1, 2, 3, 4):
+        manifest.commit([WindowsPlanned(sweep, (Window(None, None, "all"),))])
+        if sweep == 3:
+            manifest.commit([WindowAnswered(sweep, 0)])
+            continue
+        manifest.commit([StudyFound(STUDY, None, (), 3, sweep), WindowAnswered(sweep, 1)])
+        if sweep == 1:
+            manifest.commit([StudyPlanned(STUDY, ())])
+            manifest.commit([StudyPlanned(STUDY, ())])
+            if signed:
+                decisions.accept(manifest, [STUDY.study], "deleted in 2019", "j.doe")
+        assert stands(manifest)[0] == ("found" if sweep == 4 else "accepted" if signed else "parked")
+
+
 def test_something_new_reopens_an_accepted_study(manifest: Manifest) -> None:
     """What the signature does not name puts the study back to work."""
     manifest.commit(planned(REF.sop))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import mmap
+import random
 import re
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -171,6 +173,16 @@ def test_deflated_data_sets_are_inflated_within_a_limit() -> None:
     assert "follow" in (scan(packed + bytes(9), 0, DEFLATED_LE).error or "")
     bomb = deflated(head() + element(0x7FE00010, "OB", bytes(8 << 20)))
     assert "inflates to more" in (scan(bomb, 0, DEFLATED_LE, limits=Limits(inflated_bytes=1 << 20)).error or "")
+
+
+@pytest.mark.parametrize("size", [32, 1 << 20])
+def test_what_is_inflated_stands_beside_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """An image of a patient is inflated in staging, not in TMPDIR, and no file of it stays."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    path = tmp_path / "a.dcm"
+    path.write_bytes(deflated(head() + element(0x7FE00010, "OB", random.Random(1).randbytes(size))))
+    assert scan_file(path, 0, DEFLATED_LE).error is None
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_small_and_mapped_give_the_same(tmp_path: Path) -> None:

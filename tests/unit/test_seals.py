@@ -474,7 +474,7 @@ def test_every_changed_byte_of_a_signed_anchor_is_found(grown: tuple[list[Moment
     (tmp_path / "signers").write_text(f"somebody {(tmp_path / 'key.pub').read_text()}")
     documents = [each.anchor.document() for each in grown[0]]
     sound = [Kept(anchor_of(each).head.name, each, signature(each, tmp_path / "key"), anchor_of(each)) for each in documents]
-    assert check_signatures(sound, "m", tmp_path / "signers") == ([], ["5 anchors are signed by somebody."])
+    assert check_signatures(sound, "m", tmp_path / "m.db", tmp_path / "signers") == ([], ["5 anchors are signed by somebody."])
     for number in range(MUTATIONS // 20):
         chance = random.Random(SEED * 4_000_000 + number)
         at = chance.randrange(len(sound))
@@ -492,5 +492,5 @@ def test_every_changed_byte_of_a_signed_anchor_is_found(grown: tuple[list[Moment
         anchor = None
         with contextlib.suppress(ValueError):
             anchor = anchor_of(document)
-        found, _ = check_signatures([Kept(sound[at].name, document, signed, anchor)], "m", tmp_path / "signers")
+        found, _ = check_signatures([Kept(sound[at].name, document, signed, anchor)], "m", tmp_path / "m.db", tmp_path / "signers")
         assert [each.place for each in found] == [f"anchor {sound[at].name}"], f"change {number}: {kind}"
