@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Self
 
 from migrate.audit_trail.delivery import AuditTrail, open_trail
@@ -92,3 +92,15 @@ class Command:
         else:
             anchors.drop_or_warn(self.config, destination, root=False, snapshot=None)
         self.copied_at = time.monotonic()
+
+
+@contextlib.contextmanager
+def at_the_end(do: Callable[[], None]) -> Iterator[None]:
+    """Do that behind what is inside, however it ends; of two errors the first one counts."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(PacsMigrateError):
+            do()
+        raise
+    do()

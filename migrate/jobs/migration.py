@@ -19,7 +19,7 @@ from migrate.errors import DestinationError, Interrupted, LocalError, PacsMigrat
 from migrate.failpoints import reach
 from migrate.host import give_back_memory, stop_signals
 from migrate.jobs import anchors
-from migrate.jobs.command import Command
+from migrate.jobs.command import Command, at_the_end
 from migrate.jobs.glance import glance
 from migrate.manifest import Effects
 from migrate.manifest.file import now_ms
@@ -97,7 +97,7 @@ class Migration(Command):
                     anchors.warn_of_others(self.config, self._destination, self.queue.connection)
                 pipeline.note_contact("destination")
                 reach("destination-prepared")
-            try:
+            with at_the_end(functools.partial(self._leave, pipeline, only_enumerate)):
                 self._round(pipeline, only_enumerate, watch)
                 while watch is not None:
                     give_back_memory()
@@ -105,15 +105,16 @@ class Migration(Command):
                         raise Interrupted("Stopped; everything that was finished is on record.")
                     pipeline.call(self._begin_round)
                     self._round(pipeline, only_enumerate, watch)
-            finally:
-                with contextlib.suppress(PacsMigrateError):
-                    pipeline.close()
-                    if not only_enumerate:
-                        self._note_staging("staging left")
         self._staging.close()
         self._staging.clear_incoming()
         self._staging.tidy()
         reach("run-ended")
+
+    def _leave(self, pipeline: Pipeline, only_enumerate: bool) -> None:
+        pipeline.close()
+        if not only_enumerate:
+            with contextlib.suppress(PacsMigrateError):
+                self._note_staging("staging left")
 
     def _note_staging(self, kind: str) -> None:
         """What lies in this machine's staging folder goes on record: the report tells which machine held what until when."""
@@ -136,17 +137,14 @@ class Migration(Command):
         ended_by: PacsMigrateError | None = None
         if not only_enumerate:
             self._source.open()
-        try:
-            self._sweeps(pipeline, only_enumerate)
-        except (SourceError, DestinationError) as error:
-            side = "source" if isinstance(error, SourceError) else "destination"
-            if watch is None or not error.retryable or not pipeline.contacted(side):
-                raise
-            ended_by = error
-        finally:
-            self._source.close()
-            with contextlib.suppress(PacsMigrateError):
-                pipeline.drain()
+        with at_the_end(pipeline.drain), contextlib.closing(self._source):
+            try:
+                self._sweeps(pipeline, only_enumerate)
+            except (SourceError, DestinationError) as error:
+                side = "source" if isinstance(error, SourceError) else "destination"
+                if watch is None or not error.retryable or not pipeline.contacted(side):
+                    raise
+                ended_by = error
         if watch is not None:
             pipeline.forgive()
             self.exit_code = watch.after_round(ended_by)

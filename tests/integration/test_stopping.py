@@ -1,18 +1,23 @@
-"""What a stop cuts off."""
+"""What a stop cuts off, and what comes at the very end of a run."""
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from migrate import config
-from migrate.model import StudyRef, Wanted
+from migrate.errors import DiskFailing
+from migrate.jobs.migration import Migration
+from migrate.model import InstanceRef, Received, StudyRef, Wanted
+from migrate.pipeline import Pipeline
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from migrate.sources import open_source
 from migrate.staging.area import Staging
 from tests.ports import free_port
-from tests.runs import configure
+from tests.runs import configure, practice
 from tests.waiting import until
 
 
@@ -30,3 +35,22 @@ def test_a_retrieval_that_is_cut_off_is_no_failure(tmp_path: Path) -> None:
         source.cut()
         assert ended.result(30).error == "Interrupted"
         source.close()
+
+
+class VisitedLate(Migration):
+    """A migration to which an image comes behind all else, and spoils on the disk."""
+
+    def _sweeps(self, pipeline: Pipeline, only_enumerate: bool) -> None:
+        super()._sweeps(pipeline, only_enumerate)
+        incoming = self._staging.create().begin(b"\0" * 128 + b"DICM" + b"meta")
+        incoming.write(memoryview(b"late" * 100))
+        incoming.close()
+        received = Received(incoming.path, InstanceRef("1.2", "1.2.1", "1.2.1.1"), incoming.roll(), "1.3", "1.4")
+        incoming.path.write_bytes(b"spoilt")
+        pipeline.deliver(received)
+
+
+def test_an_image_that_is_lost_at_the_very_end_is_no_success(tmp_path: Path) -> None:
+    """What came after the last sweep and did not become durable ends the run as it would have ended it before."""
+    with practice(tmp_path, studies=1), VisitedLate(config.load(tmp_path / "migrate.toml"), "run") as migration, pytest.raises(DiskFailing):
+        migration.run()
