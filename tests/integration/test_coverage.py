@@ -6,6 +6,8 @@ import datetime
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from migrate.manifest import Manifest
 from migrate.model import StudyFound, StudyRef, Window, WindowAnswered, WindowFailed, WindowJudged
 from migrate.reports import coverage, coverage_text
@@ -225,3 +227,17 @@ def test_a_calendar_of_forty_years_is_of_a_sane_size(manifest: Manifest, tmp_pat
         answered(manifest, window, *((f"1.{year}.{number}", f"{year}0505") for number in range(year % 5 + 1)))
     page = written(manifest, tmp_path / "out")
     assert 500_000 < page.stat().st_size < 2_000_000 and "<script" not in page.read_text()
+
+
+MEASURE = """<script>onload = () => document.body.dataset.over = [...document.querySelectorAll("#calendar, #calendar figure")]
+  .map(each => each.scrollWidth - each.clientWidth).join(" ")</script>"""
+
+
+@pytest.mark.parametrize("width", [500, 800, 993, 1400])
+def test_the_calendar_is_as_wide_as_the_page(manifest: Manifest, tmp_path: Path, width: int) -> None:
+    """Nobody has to scroll sideways for December, also in 2012, a leap year that spreads over 54 weeks."""
+    (window,) = asked(manifest, 1, Window("20120101", "20121231"))
+    answered(manifest, window, ("1.2", "20120505"))
+    page = written(manifest, tmp_path / "out")
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{MEASURE}</body>"), encoding="utf-8")
+    assert 'data-over="0 0"' in in_browser(page, tmp_path / "profile", f"--window-size={width},900")
