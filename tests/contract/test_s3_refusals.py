@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,7 +27,7 @@ from migrate.errors import (
     PutFailed,
 )
 from tests.places import staged
-from tests.s3_server import ENVIRONMENT, Answer, meddling
+from tests.s3_server import ENVIRONMENT, Answer, Meddle, S3Server, meddling
 
 BYTES = bytes(range(1, 256)) * 100
 PUT_PATH = "/studies/"
@@ -132,6 +135,65 @@ def test_credentials_that_end_during_a_run_stop_it(
         with pytest.raises(DestinationRefused, match="credentials"):
             call()
     destination.close()
+
+
+def refusing(when: Callable[[str, str, int], bool], status: int, code: str) -> Meddle:
+    """A store that answers so when the method, the path and the count of such requests tell it to."""
+    return lambda method, path, count: (status, _xml(code)) if when(method, path, count) else None
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "InvalidArgument"), (405, "MethodNotAllowed"), (404, "NoSuchKey")])
+def test_a_refused_probe_is_no_objects_fault(server: S3Server, bucket: S3Settings, tmp_path: Path, status: int, code: str) -> None:
+    """What refuses the probe would refuse every object: it ends the run before the first one, and is not each one's failure."""
+    with meddling(refusing(lambda method, *_: method == "PUT", status, code), server) as rude:
+        destination = open_destination(replace(bucket, endpoint_url=rude.endpoint_url))
+        for call in (destination.prepare, lambda: destination.put(*staged(tmp_path, BYTES))):
+            with pytest.raises(DestinationRefused, match=code) as raised:
+                call()
+            assert raised.value.scope == "run" and raised.value.hint
+        destination.close()
+
+
+@pytest.mark.parametrize(("status", "code", "expected"), [
+    (400, "InvalidRequest", None), (403, "AccessDenied", None), (404, "NoSuchUpload", None), (405, "MethodNotAllowed", None), (501, "NotImplemented", None),
+    (500, "InternalError", DestinationUnreachable), (503, "SlowDown", DestinationBusy), (404, "NoSuchBucket", None),
+])  # fmt: skip
+def test_leftovers_that_cannot_be_listed_are_no_reason_not_to_run(
+    server: S3Server, bucket: S3Settings, status: int, code: str, expected: type[DestinationError] | None
+) -> None:
+    """A store without such a list, or one that we may not see, is good enough; one in trouble is not."""
+    with meddling(refusing(lambda method, _, count: method == "GET" and count > 1, status, code), server) as rude:  # the first is the look at the bucket
+        destination = open_destination(replace(bucket, endpoint_url=rude.endpoint_url))
+        with contextlib.nullcontext() if expected is None else pytest.raises(expected):
+            destination.prepare()
+        destination.close()
+
+
+def test_an_upload_that_cannot_be_aborted_is_no_reason_not_to_run(server: S3Server, bucket: S3Settings) -> None:
+    """Nor is one that somebody else has just aborted."""
+    server.client().create_multipart_upload(Bucket=bucket.bucket, Key="pacs/studies/1.2/object")
+    for status, code in ((403, "AccessDenied"), (404, "NoSuchUpload")):
+        with meddling(refusing(lambda method, path, _: method == "ABORT" and PUT_PATH in path, status, code), server) as rude:
+            destination = open_destination(replace(bucket, endpoint_url=rude.endpoint_url))
+            destination.prepare()
+            destination.close()
+
+
+def test_a_bucket_that_is_gone_is_no_missing_object(server: S3Server, bucket: S3Settings, tmp_path: Path) -> None:
+    """A look at an object says 404 for both; only the look at the bucket tells them apart."""
+    gone: list[bool] = []
+
+    def answer(method: str, path: str, count: int) -> Answer | None:
+        return (404, b"" if method == "HEAD" else _xml("NoSuchBucket")) if gone else None
+
+    with meddling(answer, server) as rude:
+        destination = open_destination(replace(bucket, endpoint_url=rude.endpoint_url))
+        item, file = staged(tmp_path, BYTES)
+        item = replace(item, receipt=destination.put(item, file))
+        gone.append(True)
+        with pytest.raises(DestinationRefused, match="NoSuchBucket"):
+            destination.verify(item)
+        destination.close()
 
 
 @given(st.binary() | st.from_regex(rb".*<Code>.*</Code>.*"))

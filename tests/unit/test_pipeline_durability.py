@@ -282,12 +282,16 @@ def test_a_defect_in_a_worker_ends_the_run(bench: Bench) -> None:
 
 def test_nobody_waits_for_a_commit_that_broke(bench: Bench) -> None:
     """The end of a job that was still to be noted behind it is not, and the run ends at once all the same."""
+    begun = threading.Event()
 
     def broken() -> None:
+        begun.set()
+        until(lambda: not bench.pipeline._facts._queue.empty())
         raise ZeroDivisionError
 
     def work(job: int) -> list[Outcome]:
         bench.pipeline.submit([], done=broken)
+        assert begun.wait(10)
         return []
 
     bench.pipeline.start()

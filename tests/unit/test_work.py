@@ -84,9 +84,11 @@ def test_of_one_alone_nobody_knows(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_lost_here_says_nothing_of_the_store(tmp_path: Path) -> None:
-    """It was not asked."""
+    """It was not asked for it, and so has served nobody since it failed."""
+    store = Store(tmp_path, n0=[GONE])
     with pytest.raises(DestinationUnreachable):
-        Store(tmp_path, n2=[GONE]).put(lambda item: (StagedLost(item, "gone"), None))
+        store.put(lambda item: (StagedLost(item, "gone"), None))
+    assert store.asked == [0, 1, 2]
 
 
 @pytest.mark.parametrize("trouble", [FULL, BUSY], ids=["refused", "busy"])
