@@ -133,6 +133,8 @@ class FindSession:
             self._association.release()
 
     def _open(self) -> tuple[Association, AcceptedContext]:
+        if self._has_served and self._association is not None and self._association.open and self._association.wait(0):
+            self._association.abort()  # what comes before it was asked for is no answer to it
         if self._association is None or not self._association.open:
             self._association = associate(
                 self.peer, dimse.STUDY_ROOT_FIND, dimse.PATIENT_ROOT_FIND, timeout_s=self.peer.answer_s

@@ -258,6 +258,18 @@ def test_refused_query_says_its_status(status: int) -> None:
             assert status == getattr(caught.value, "status", None)
 
 
+def test_what_came_before_its_question_is_no_answer() -> None:
+    """A PACS that ends each answer twice, and does not say which question it means: the second end is not taken for the next answer."""
+    ended = pdu([(3, dimse.encode_command({dimse.COMMAND_FIELD: dimse.C_FIND | dimse.RESPONSE, dimse.DATASET_TYPE: 0x0101, dimse.STATUS: 0}))])
+
+    def script(there: Association, message: dimse.Message) -> None:
+        answers((0xFF00, ROW))(there, message)
+        there._send(2 * ended)
+
+    with scripted(script) as peer, scu.FindSession(peer) as session:
+        assert [len(list(session.find("STUDY", {}, [dimse.STUDY_UID]))) for _ in range(3)] == [1, 1, 1]
+
+
 def test_ff01_counts_as_an_answer() -> None:
     """Rows with FF01 are rows, and the session remembers that the PACS does not support some keys."""
     padded = dimse.encode_identifier({dimse.STUDY_UID: b"1.2.3\0 ", STUDY_INSTANCES: b"\xe9 "}, dimse.IMPLICIT_LE)
