@@ -77,3 +77,11 @@ def test_they_do_where_the_question_without_a_key_has_no_answer_either(asking: A
     """Nor any other key: then nothing shows what is in them."""
     asking.to_its_end(lambda window: window.axis == "date" and not is_of_any_year(window))
     assert asking.blocking() == [Window(None, None, "all"), Window("00010101", "18991231"), Window("20400101", "99991231")]
+
+
+def test_what_a_killed_process_noted_of_an_answer_is_forgotten(asking: Asking) -> None:
+    """Asked for again it counts what is shown then, and nothing else."""
+    (window_id, *_), *_ = asking.queue.windows_to_ask(1, 1)
+    asking.manifest.commit([WindowAsked(window_id), StudyFound(StudyRef("1.2"), "19690101", window_id=window_id)])
+    asking.manifest.commit([WindowAsked(window_id), WindowAnswered(window_id, 0)])
+    assert asking.queue.windows(1)[0]["study_count"] == asking.queue.shown_only_by([window_id], []) == 0

@@ -1,16 +1,28 @@
-"""Whose fault it is when the store fails: the object's, the store's, or nobody's yet."""
+"""Whose fault it is when something fails: the object's or the study's, the store's or the PACS's, or nobody's yet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from migrate.config import FolderSettings
-from migrate.errors import DestinationBusy, DestinationError, DestinationRefused, DestinationUnreachable, ObjectDiffers, PutFailed
-from migrate.model import Failed, InstanceStored, Item, Receipt, StagedLost
-from migrate.stages.work import Batch, Done, _each
+from migrate.errors import (
+    DestinationBusy,
+    DestinationError,
+    DestinationRefused,
+    DestinationUnreachable,
+    ObjectDiffers,
+    PutFailed,
+    QueryFailed,
+    SourceUnreachable,
+)
+from migrate.model import DestinationLost, Failed, InstanceStored, Item, Outcome, Receipt, StagedLost, StudyPlanned, StudyRef, object_key
+from migrate.sources import Source
+from migrate.stages.work import Batch, Done, _each, plan, upload
 from tests.places import staged
 
 GONE, FULL, BUSY = DestinationUnreachable("no answer"), DestinationRefused("no rights"), DestinationBusy("slow down")
@@ -99,3 +111,55 @@ def test_what_hits_every_object_ends_the_batch(tmp_path: Path, trouble: Destinat
         with pytest.raises(type(trouble)):
             store.put()
         assert store.asked == ([0, 1] if folder == "once" else [0, 1, 2, 1])
+
+
+def test_a_taken_key_costs_no_attempt_until_the_one_beside_it_is_taken_too(tmp_path: Path) -> None:
+    """The sound copy goes beside what is foreign; only where something foreign stands there as well has the study failed."""
+    settings = FolderSettings(tmp_path / "bucket")
+    for beside, expected in ((False, []), (True, ["KeyTaken"])):
+        item, file = staged(tmp_path, b"ours" * 100, beside=beside)
+        taken = settings.path / object_key(item.ref, beside=item.fixity.dataset_sha256 if beside else None)
+        taken.parent.mkdir(parents=True, exist_ok=True)
+        taken.write_bytes(b"foreign")
+        lost, *failed = upload(Batch(settings, ((item, file),)))
+        assert isinstance(lost, DestinationLost) and lost.file_kept
+        assert [each.error for each in failed if isinstance(each, Failed)] == expected
+
+
+class Listing:
+    """A source that lists each study as empty, or is away."""
+
+    def __init__(self, *, away: bool = False) -> None:
+        self._away = away
+
+    @contextlib.contextmanager
+    def listing(self) -> Iterator[Callable[[StudyRef], StudyPlanned]]:
+        def instances(study: StudyRef) -> StudyPlanned:
+            if self._away:
+                raise SourceUnreachable("away")
+            if study == STUDIES[0]:
+                raise QueryFailed("no answer")
+            return StudyPlanned(study, ())
+
+        yield instances
+
+
+STUDIES = [StudyRef("1.1"), StudyRef("1.2")]
+
+
+def listing(*, away: bool = False) -> list[Outcome]:
+    return list(plan(cast(Source, cast(Any, Listing(away=away))), STUDIES))
+
+
+def test_a_study_that_is_not_listed_is_no_reason_not_to_list_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has failed by name; after a while the others are left to the next job, so that what is known goes on record."""
+    failed = Failed(STUDIES[0], "plan", "QueryFailed", "no answer")
+    assert listing() == [failed, StudyPlanned(STUDIES[1], ())]
+    monkeypatch.setattr("migrate.stages.work._LISTING_S", -1.0)
+    assert listing() == [failed]
+
+
+def test_a_pacs_that_is_away_is_no_studys_failure() -> None:
+    """The run is told."""
+    with pytest.raises(SourceUnreachable):
+        listing(away=True)
