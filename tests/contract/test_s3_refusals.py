@@ -170,13 +170,16 @@ def test_leftovers_that_cannot_be_listed_are_no_reason_not_to_run(
 
 
 def test_an_upload_that_cannot_be_aborted_is_no_reason_not_to_run(server: S3Server, bucket: S3Settings) -> None:
-    """Nor is one that somebody else has just aborted."""
-    server.client().create_multipart_upload(Bucket=bucket.bucket, Key="pacs/studies/1.2/object")
+    """Nor is one that somebody else has just aborted, behind which the others are."""
+    client = server.client()
+    for key in ("pacs/studies/1.2/object", "pacs/studies/1.3/object"):
+        client.create_multipart_upload(Bucket=bucket.bucket, Key=key)
     for status, code in ((403, "AccessDenied"), (404, "NoSuchUpload")):
-        with meddling(refusing(lambda method, path, _: method == "ABORT" and PUT_PATH in path, status, code), server) as rude:
+        with meddling(refusing(lambda method, path, _: method == "ABORT" and "/1.2/" in path, status, code), server) as rude:
             destination = open_destination(replace(bucket, endpoint_url=rude.endpoint_url))
             destination.prepare()
             destination.close()
+    assert [each["Key"] for each in client.list_multipart_uploads(Bucket=bucket.bucket)["Uploads"]] == ["pacs/studies/1.2/object"]
 
 
 def test_a_bucket_that_is_gone_is_no_missing_object(server: S3Server, bucket: S3Settings, tmp_path: Path) -> None:
