@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import traceback
 
 import click
 
@@ -64,5 +65,9 @@ def main() -> None:
     """The command of a shell."""
     keep_streams()
     bound_heaps()
-    code = called()
+    try:
+        code = called()
+    except Exception:  # a defect of ours
+        traceback.print_exc()
+        code = 1
     os._exit(code)  # a worker stuck in a peer must not keep the process alive; all promises are on the disk

@@ -215,3 +215,23 @@ def called_plainly(*words: str) -> tuple[int, str]:
     """A verb without a configuration: exit code and stderr."""
     done = subprocess.run([sys.executable, "-m", "migrate", *words], capture_output=True, text=True, timeout=60)
     return done.returncode, done.stderr
+
+
+DEFECT = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from migrate import cli
+
+def called():
+    ThreadPoolExecutor(1).submit(threading.Event().wait)
+    raise ZeroDivisionError
+
+cli.called = called
+cli.main()
+"""
+
+
+def test_a_defect_ends_the_process_though_a_worker_waits_for_a_peer() -> None:
+    """It is told as one, with exit 1, and does not wait until the PACS answers."""
+    done = subprocess.run([sys.executable, "-c", DEFECT], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
