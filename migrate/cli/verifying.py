@@ -78,7 +78,7 @@ class Told:
 def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool, sample: str | None, size: int | None, part: str | None, seed: int | None) -> int:  # fmt: skip
     """Look at the destination again and compare.
 
-    Ends with 3 if an object is missing, differs or cannot be checked. The next `run` heals it.
+    Ends with 3 if an object is missing, differs or cannot be checked, until it is proven again or signed for. The next `run` heals it.
     """
     config = load(config_path)
     if deep and level_name not in (None, Level.READ_BACK.value):
@@ -94,7 +94,7 @@ def verify(config_path: Path, as_json: bool, level_name: str | None, deep: bool,
     click.echo(result.statement())
     if choice.is_sample:
         click.echo(f"Seed: {choice.seed}")
-    for kind, keys in (("missing", result.missing), ("differs", result.differs), ("not checked", result.unchecked)):
+    for kind, keys in (("missing", result.missing), ("differs", result.differs), ("not checked", result.unchecked), ("not proven again", result.open)):
         for key in keys:
             click.echo(f"{kind}: {key}")
     return migration.exit_code

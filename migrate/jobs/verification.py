@@ -89,8 +89,9 @@ class Looked:
 
 @dataclass
 class Result(Looked):
-    """What came of it, so far."""
+    """What came of it, so far. `open`: what was lost before, and is not proven again."""
 
+    open: list[str] = field(default_factory=list)
     checked: Counter[Stratum] = field(default_factory=Counter)
     bad: Counter[Stratum] = field(default_factory=Counter)
     proofs: Counter[Proof] = field(default_factory=Counter)
@@ -100,11 +101,11 @@ class Result(Looked):
 
     @property
     def good(self) -> bool:
-        return not (self.missing or self.differs or self.unchecked)
+        return not (self.missing or self.differs or self.unchecked or self.open)
 
     def document(self) -> dict[str, Any]:
         """For `verify --json`: lists of object keys, and the numbers."""
-        return {"checked": self.checked.total(), "missing": self.missing, "differs": self.differs, "unchecked": self.unchecked} | self.numbers()
+        return {"checked": self.checked.total(), "missing": self.missing, "differs": self.differs, "unchecked": self.unchecked, "open": self.open} | self.numbers()
 
     def numbers(self) -> dict[str, Any]:
         """What needs no key: this is on record, and may be published."""
@@ -117,12 +118,16 @@ class Result(Looked):
 
     def event(self) -> dict[str, Any]:
         """The detail of its event. `strata`: year, modality, how many there are, how many were checked, how many of them are bad."""
-        counts = {"checked": self.checked.total(), "missing": len(self.missing), "differs": len(self.differs), "unchecked": len(self.unchecked)}
+        counts = {"checked": self.checked.total(), "missing": len(self.missing), "differs": len(self.differs), "unchecked": len(self.unchecked), "open": len(self.open)}
         strata = [[*stratum, count, self.checked[stratum], self.bad[stratum]] for stratum, count in self.strata.items()]
         return counts | self.numbers() | {"strata": strata}
 
     def statement(self) -> str:
         """What may be concluded, in a sentence or two; nothing of a sample that was cut short."""
+        before = f" {counted(len(self.open), 'object was', 'objects were')} missing or different before, and not proven again since." if self.open else ""
+        return self._concluded() + before
+
+    def _concluded(self) -> str:
         checked = self.checked.total()
         deep = self.choice.level is Level.READ_BACK or set(self.proofs) == {Proof.READ_BACK}  # a folder attests nothing: it is read
         word = "re-read" if deep else self.choice.level.value
@@ -225,7 +230,7 @@ def verify(migration: Migration, choice: Choice, progress: Callable[[int, int], 
     destination.prepare()
     population = Population(migration.queue.connection, prefix=migration.prefix, part=choice.part)
     strata = population.strata()
-    result = Result(choice, strata, choice.wanted(strata))
+    result = Result(choice, strata, choice.wanted(strata), open=population.open())
 
     def committed(facts: list[Outcome]) -> None:
         walk.committed(facts)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from migrate.evidence.sampling import Slice, Stratum
-from migrate.model import Fixity, InstanceRef, Item, Receipt, object_key
+from migrate.model import Fixity, InstanceRef, InstanceState, Item, Receipt, StudyState, object_key
 
 _PAGE = 200
 _FIXITY = "size_bytes, file_sha256, dataset_sha256, crc64nvme"
@@ -17,6 +17,12 @@ SELECT study.uid, study.date, modality, verified FROM series JOIN study ON study
 """
 _COPIES = """
 SELECT study.uid, study.date, modality, 1 FROM copy JOIN series ON series.id = series_id JOIN study ON study.id = study_id WHERE copy.state = 3
+"""
+_OPEN = f"""
+SELECT DISTINCT study.uid, series.uid, instance.sop_uid FROM event CROSS JOIN study ON study.uid = study_uid JOIN series ON study_id = study.id AND series.uid = series_uid
+  JOIN instance ON series_id = series.id AND instance.sop_uid = event.sop_uid
+WHERE event.kind = 'instance fell back' AND event.detail LIKE '''verified'',%' AND instance.state < {int(InstanceState.VERIFIED)} AND study.state <> {int(StudyState.ACCEPTED)}
+ORDER BY 1, 2, 3
 """
 
 
@@ -37,6 +43,11 @@ class Population:
                 if self._part is None or self._part.holds(study):
                     counts[_stratum(date, modality)] += count
         return dict(sorted(counts.items()))
+
+    def open(self) -> list[str]:
+        """The keys of what was proven once, was lost since, is not proven again, and was signed for by nobody."""
+        rows = self._connection.execute(_OPEN).fetchall()
+        return [object_key(InstanceRef(*uids), self._prefix) for uids in rows if self._part is None or self._part.holds(uids[0])]
 
     def series(self, takes: Callable[[Stratum], bool] = lambda _: True) -> Iterator[tuple[Stratum, list[Item]]]:
         """The objects that `takes` picks, a series at a time; it is asked once for each of the population.

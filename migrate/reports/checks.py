@@ -36,7 +36,7 @@ def _slices(verifications: list[dict[str, Any]]) -> list[dict[str, Any]]:
             continue
         part, _, count = check["slice"].partition("/")
         done = last.setdefault((check["level"], int(count)), {})
-        if check["missing"] or check["differs"] or check["unchecked"]:
+        if check["missing"] or check["differs"] or check["unchecked"] or check.get("open"):
             done.pop(int(part), None)
         else:
             done[int(part)] = check["at"]

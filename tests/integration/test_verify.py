@@ -107,10 +107,12 @@ def test_what_each_level_sees_on_s3_and_run_heals(server: S3Server, tmp_path: Pa
         assert (seen["missing"], seen["differs"], seen["checked"]) == ([gone], [short], len(keys))
         seen = verified(tmp_path, code=3)
         assert (seen["missing"], seen["differs"], seen["checked"]) == ([], [other], len(keys) - 2)
-        assert seen["statement"] == f"All {len(keys) - 2} objects, attested: 0 missing, 1 different."
+        assert seen["statement"] == f"All {len(keys) - 2} objects, attested: 0 missing, 1 different. 2 objects were missing or different before, and not proven again since."
+        seen = verified(tmp_path, "--sample-size", "2", code=3)
+        assert (seen["missing"], seen["differs"], seen["open"]) == ([], [], [gone, other, short])
         assert here(tmp_path, "run")[0] == 3  # other bytes stand under a key: a person decides
         healed = verified(tmp_path, "--deep")
-        assert (healed["checked"], healed["proof"]) == (len(keys), {"read_back": len(keys)})
+        assert (healed["checked"], healed["proof"], healed["open"]) == (len(keys), {"read_back": len(keys)}, [])
 
 
 def test_a_signal_ends_a_verification_and_what_was_checked_is_on_record(migrated: Path) -> None:
