@@ -42,9 +42,5 @@ def keep_streams() -> None:
 
 
 def _lasting(stream: TextIO, *, needed: bool) -> TextIO:
-    """The same stream, which also takes names that are no Unicode, as Linux allows them."""
-    if stream.isatty():
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-        return stream
-    return io.TextIOWrapper(io.BufferedWriter(_Lasting(stream.fileno(), needed=needed)), encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
+    """The same stream, which also takes names that are no Unicode, as Linux allows them. On a terminal nothing is a document."""
+    return io.TextIOWrapper(io.BufferedWriter(_Lasting(stream.fileno(), needed=needed and not stream.isatty())), encoding=stream.encoding, errors="backslashreplace", line_buffering=True)

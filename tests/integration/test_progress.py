@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from migrate.model import (
 )
 from migrate.reports import status
 from tests.filled import came, items, planned, read, received, swept
+from tests.runs import practice
 
 
 class Clock:
@@ -135,3 +137,16 @@ def test_bars_on_a_terminal(tmp_path: Path) -> None:
     for stage in ("plan", "retrieve", "upload", "verify", "confirm"):
         assert any(stage in line and "100%" in line for line in lines), stage
     assert any("retrieve" in line and "MB/s" in line for line in lines)
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_work(tmp_path: Path) -> None:
+    """A shell that left its run behind and was closed: the exit code is still the run's own."""
+    ours, theirs = pty.openpty()
+    with practice(tmp_path):
+        words = [sys.executable, "-m", "migrate", "run", "--config", str(tmp_path / "migrate.toml")]
+        left_behind = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+        with subprocess.Popen(words, stdout=theirs, stderr=theirs, **left_behind) as process:  # type: ignore[call-overload]
+            os.close(theirs)
+            assert os.read(ours, 1)
+            os.close(ours)
+        assert process.returncode == 0
