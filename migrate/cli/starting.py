@@ -20,7 +20,7 @@ from migrate.counted import counted
 from migrate.errors import Interrupted, PortInUse, UsageError
 from migrate.host import STOP_SIGNALS, reason
 from migrate.manifest.file import open_reader
-from migrate.practice.faults import DEFAULTS, FAULTS
+from migrate.practice.faults import DEFAULTS, FAULTS, parse_fault
 from migrate.practice.pacs import PracticePacs
 from migrate.practice.studies import Archive
 from migrate.reports import status as status_of
@@ -106,7 +106,7 @@ def init(path: Path) -> int:
         with path.open("x", encoding="utf-8") as file:
             file.write(EXAMPLE)
     except FileExistsError as error:
-        raise UsageError(f"{path} exists already; it was left as it is.", hint="Name another file.") from error
+        raise UsageError(f"{error.filename} exists already; it was left as it is.", hint="Name another file.") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):  # what is half written would be in the way of the next try
             path.unlink(missing_ok=True)
@@ -142,6 +142,8 @@ def practice_pacs(host: str, port: int, ae_title: str, studies: int, seed: int, 
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: stop.set())
     try:
+        if strays := [fault for fault in faults if (parse_fault(fault)[2] or 0) >= max(studies, 1)]:
+            raise ValueError(f"there is no such study for {', '.join(strays)}: they count from 0 to {studies - 1}")
         pacs = PracticePacs(Archive(studies, seed), ae_title=ae_title, host=host, port=port, destinations=destinations, faults=faults)
     except ValueError as error:
         raise UsageError(f"--fault: {error}.", hint="`practice-pacs --help` lists the faults and their values.") from error

@@ -235,3 +235,9 @@ def test_a_defect_ends_the_process_though_a_worker_waits_for_a_peer() -> None:
     """It is told as one, with exit 1, and does not wait until the PACS answers."""
     done = subprocess.run([sys.executable, "-c", DEFECT], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr
+
+
+def test_a_fault_of_a_study_that_is_not_there_is_refused() -> None:
+    """Else the PACS would be honest, and the rehearsal about nothing."""
+    code, said = called_plainly("practice-pacs", "--studies", "5", "--fault", "skip-one@4", "--fault", "drip@5")
+    assert (code, said.splitlines()[0]) == (2, "Error: --fault: there is no such study for drip@5: they count from 0 to 4.")
