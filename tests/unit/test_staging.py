@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 from awscrt.checksums import crc64nvme
@@ -41,13 +45,13 @@ def expected_fixity(content: bytes) -> Fixity:
     return Fixity(len(whole), hashlib.sha256(whole).digest(), hashlib.sha256(content).digest(), crc64nvme(whole))
 
 
-def written(incoming: Incoming, sizes: list[int]) -> bytes:
+def written(incoming: Incoming, sizes: list[int], *, more: bool = False) -> bytes:
     """Write so many bytes in these fragments, all from one buffer that is overwritten at once, as the receiver does."""
     buffer, position = bytearray(max(*sizes, 1)), 0
     for size in sizes:
         piece = CONTENT[position : position + size]
         buffer[: len(piece)] = piece
-        incoming.write(memoryview(buffer)[: len(piece)])
+        incoming.write(memoryview(buffer)[: len(piece)], more=more)
         buffer[:] = bytes(len(buffer))
         position += len(piece)
     return CONTENT[:position]
@@ -83,6 +87,39 @@ def test_any_fragmentation_gives_the_fixity_of_the_whole(staging: Staging, sizes
     assert staging.settle([(incoming.path, final, rolled)]) == [expected_fixity(content)]
     assert final.read_bytes() == HEADER + content
     final.unlink()
+
+
+class Reluctant(Executor):
+    """A hasher that does nothing before somebody waits for it, and then all that was handed over until then."""
+
+    def __init__(self) -> None:
+        self._left: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+
+    def submit(self, work: Callable[..., Any], /, *what: Any, **more: Any) -> Future[Any]:
+        reluctant = self
+
+        class Asked(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                while not self.done():
+                    future, do = reluctant._left.popleft()
+                    future.set_result(do())
+                return super().result(timeout)
+
+        self._left.append((Asked(), functools.partial(work, *what, **more)))
+        return self._left[-1][0]
+
+
+@quick
+@given(sizes=FRAGMENTS, more=st.booleans())
+@example(sizes=[2 << 20] * 6, more=True)
+@example(sizes=[HELD_BYTES, 100, 100, 40 << 10, 100], more=True)
+def test_a_slow_hasher_is_waited_for(staging: Staging, sizes: list[int], more: bool) -> None:
+    """No byte of a buffer is overwritten before it is hashed, and no hash is told before it is one of all bytes."""
+    incoming = staging.create(hasher=Reluctant()).begin(HEADER)
+    content = written(incoming, sizes, more=more)
+    incoming.close()
+    assert incoming.roll() == expected_fixity(content).rolled
+    incoming.discard()
 
 
 @pytest.mark.parametrize("size", [0, 1 << 10, 6 << 20])
