@@ -270,6 +270,25 @@ def test_what_came_before_its_question_is_no_answer() -> None:
         assert [len(list(session.find("STUDY", {}, [dimse.STUDY_UID]))) for _ in range(3)] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("end", [Association.release, Association.abort, Association.close], ids=["release", "abort", "close"])
+def test_an_association_that_ends_instead_of_an_answer_says_nothing_of_the_question(end: Callable[[Association], None]) -> None:
+    """After so many questions a PACS may have had enough, in whichever way: the next one is asked over another association, once."""
+    asked: list[Association] = []
+
+    def script(there: Association, message: dimse.Message) -> None:
+        asked.append(there)
+        if asked.count(there) == 2:
+            end(there)
+        else:
+            answers((0xFF00, ROW), (0, None))(there, message)
+
+    with scripted(script) as peer, scu.FindSession(peer) as session:
+        assert [len(list(session.find("STUDY", {}, [dimse.STUDY_UID]))) for _ in range(3)] == [1, 1, 1]
+        assert len(asked) == 5
+    with scripted(lambda there, _: end(there)) as peer, scu.FindSession(peer) as session, pytest.raises(errors.QueryFailed):
+        list(session.find("STUDY", {}, [dimse.STUDY_UID]))
+
+
 def test_ff01_counts_as_an_answer() -> None:
     """Rows with FF01 are rows, and the session remembers that the PACS does not support some keys."""
     padded = dimse.encode_identifier({dimse.STUDY_UID: b"1.2.3\0 ", STUDY_INSTANCES: b"\xe9 "}, dimse.IMPLICIT_LE)
