@@ -20,7 +20,7 @@ from migrate.reports import status as status_of
 def check(config_path: Path, as_json: bool) -> int:
     """Preflight: PACS, receiver, destination, this machine.
 
-    Each finding is ok, warn or fail, with what to do. Ends with 0 if none fails, else with 20, 21, 22 or 2 by the first part that does.
+    Each finding is ok, warn or fail, with what to do. Ends with 0 if none fails, else with 2 (configuration, or a manifest that does not belong to it), 20, 21 or 22 by the first part that does; with 11 while a run is active.
     """
     findings, code = preflight(load(config_path))
     if as_json:
