@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from migrate.manifest import Manifest, Queue
 from migrate.model import Outcome, RetryPolicy, StudyFound, StudyRef, Window, WindowAnswered, WindowAsked, WindowFailed, WindowsPlanned
 from migrate.stages.census import judge
-from migrate.stages.questions import first_windows
+from migrate.stages.questions import first_windows, parts
 from migrate.stages.sweep import Sweep
 from tests.filled import IDENTITY
 
@@ -85,3 +86,19 @@ def test_what_a_killed_process_noted_of_an_answer_is_forgotten(asking: Asking) -
     asking.manifest.commit([WindowAsked(window_id), StudyFound(StudyRef("1.2"), "19690101", window_id=window_id)])
     asking.manifest.commit([WindowAsked(window_id), WindowAnswered(window_id, 0)])
     assert asking.queue.windows(1)[0]["study_count"] == asking.queue.shown_only_by([window_id], []) == 0
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_parts_that_show_what_does_not_fit_prove_nothing(asking: Asking, outside: bool) -> None:
+    """A key that the PACS ignores, be it in one part alone, is not one that was asked to the end."""
+    whole = Window(None, None, "all")
+    asking.manifest.commit([WindowsPlanned(2, (whole,))])
+    (window_id,) = (row["id"] for row in asking.queue.windows(2))
+    asking.manifest.commit([*(StudyFound(StudyRef(f"1.2.{number}"), None, window_id=window_id) for number in range(3)), WindowAnswered(window_id, 3)])
+    asking.manifest.commit([WindowsPlanned(2, parts(replace(whole, axis="modality"), "modality")[:2], window_id, "modality")])
+    root, *family = asking.queue.windows(2)
+    for number, part in enumerate(family):
+        found = StudyFound(StudyRef(f"1.2.{number}"), None, window_id=part["id"], outside=outside and number == 1)
+        asking.manifest.commit([found, WindowAnswered(part["id"], 1)])
+    sweep = Sweep(2, asking.queue.windows(2), {}, asking.queue.shown_only_by)
+    assert sweep.whole(root, "modality") is not outside
