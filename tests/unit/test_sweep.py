@@ -31,13 +31,13 @@ class Asking:
         self.queue = Queue(folder / "m.db")
         self.manifest.commit([WindowsPlanned(1, first_windows(None, None, TODAY))])
 
-    def to_its_end(self, answers: Answer) -> None:
+    def to_its_end(self, answers: Answer, sweep: int = 1) -> None:
         """Ask until nothing is left to ask or to say."""
         while True:
-            for window_id, window, _, _ in self.queue.windows_to_ask(1, 10_000):
+            for window_id, window, _, _ in self.queue.windows_to_ask(sweep, 10_000):
                 self.manifest.commit([WindowAsked(window_id), *self._answer(window_id, window, answers(window))])
-            judged = judge(Sweep(1, self.queue.windows(1), self.queue.habits(), self.queue.shown_only_by))
-            if not judged and not self.queue.windows_to_ask(1, 1):
+            judged = judge(Sweep(sweep, self.queue.windows(sweep), self.queue.habits(), self.queue.shown_only_by))
+            if not judged and not self.queue.windows_to_ask(sweep, 1):
                 return
             self.manifest.commit(judged)
 
@@ -102,3 +102,13 @@ def test_parts_that_show_what_does_not_fit_prove_nothing(asking: Asking, outside
         asking.manifest.commit([found, WindowAnswered(part["id"], 1)])
     sweep = Sweep(2, asking.queue.windows(2), {}, asking.queue.shown_only_by)
     assert sweep.whole(root, "modality") is not outside
+
+
+def test_a_day_that_nothing_narrower_can_check_blocks(asking: Asking) -> None:
+    """Its answer may be as long as the PACS makes any: where no part of it has an answer, nobody knows."""
+    day = Window("20200229", "20200229")
+    asking.manifest.commit([WindowsPlanned(2, (day,))])
+    (window_id,) = (row["id"] for row in asking.queue.windows(2))
+    asking.manifest.commit([*(StudyFound(StudyRef(f"1.2.{number}"), day.lo, window_id=window_id) for number in range(3)), WindowAnswered(window_id, 3)])
+    asking.to_its_end(lambda window: False, sweep=2)
+    assert [row["id"] for row in asking.queue.windows(2) if row["blocks"]] == [window_id]
