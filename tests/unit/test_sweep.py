@@ -13,7 +13,7 @@ from migrate.manifest import Manifest, Queue
 from migrate.model import Outcome, RetryPolicy, StudyFound, StudyRef, Window, WindowAnswered, WindowAsked, WindowFailed, WindowsPlanned
 from migrate.stages.census import judge
 from migrate.stages.questions import first_windows, parts
-from migrate.stages.sweep import Sweep
+from migrate.stages.sweep import Sweep, prove
 from tests.filled import IDENTITY
 
 DATES = ("19990101", "20050607", "20050608", "20200229")
@@ -112,3 +112,18 @@ def test_a_day_that_nothing_narrower_can_check_blocks(asking: Asking) -> None:
     asking.manifest.commit([*(StudyFound(StudyRef(f"1.2.{number}"), day.lo, window_id=window_id) for number in range(3)), WindowAnswered(window_id, 3)])
     asking.to_its_end(lambda window: False, sweep=2)
     assert [row["id"] for row in asking.queue.windows(2) if row["blocks"]] == [window_id]
+
+
+def test_a_part_as_large_as_its_whole_is_cut_further(asking: Asking) -> None:
+    """Both may be capped: only what its own parts show tells more."""
+    month = Window("20200201", "20200229")
+    asking.manifest.commit([WindowsPlanned(2, (month,))])
+    (window_id,) = (row["id"] for row in asking.queue.windows(2))
+    asking.manifest.commit([WindowsPlanned(2, parts(month, "date"), window_id, "date", "check"), WindowsPlanned(2, (month,), window_id, purpose="again")])
+    for row in asking.queue.windows(2):
+        shown = 0 if row["lo"] > "20200201" else 2
+        studies = (StudyFound(StudyRef(f"1.2.{number}"), "20200203", window_id=row["id"]) for number in range(shown))
+        asking.manifest.commit([*studies, WindowAnswered(row["id"], shown)])
+    root, half, *_ = asking.queue.windows(2)
+    steps = prove(Sweep(2, asking.queue.windows(2), {}, asking.queue.shown_only_by), root)
+    assert steps and isinstance(steps[0], WindowsPlanned) and steps[0].parent == half["id"]
