@@ -60,6 +60,15 @@ class S3Server:
             client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         return name
 
+    def remove_bucket(self, name: str) -> None:
+        """Remove a bucket with all that is in it, and give its room back: each bucket of SeaweedFS takes volumes of its own, which are not without number."""
+        client = self.client()
+        for page in client.get_paginator("list_object_versions").paginate(Bucket=name):
+            versions = [{"Key": each["Key"], "VersionId": each["VersionId"]} for kind in ("Versions", "DeleteMarkers") for each in page.get(kind, ())]
+            if versions:
+                client.delete_objects(Bucket=name, Delete={"Objects": versions, "Quiet": True})
+        client.delete_bucket(Bucket=name)
+
 
 SEAWEEDFS_PORTS = 10
 

@@ -204,6 +204,7 @@ class Soak:
             report = forks.run(folder, "report", "--json")
             sent = pacs.counts["store"]
         self._at_the_end(ended, report, folder, name, known, sent, kills, manners)
+        self._server.remove_bucket(name)
         self.count.migrations += 1
 
     def _meddle(self, method: str, path: str, count: int) -> Deed | None:
