@@ -71,10 +71,15 @@ class Command:
         with contextlib.suppress(PacsMigrateError):
             if self.trail is not None and (lost := self.trail.end(self.exit_code)):
                 self.manifest.commit([Noted("audit messages lost", f"{lost} never reached the syslog server")])
-        with contextlib.suppress(Exception):
+        try:
             self.manifest.end_run(self.exit_code)
-            self.anchor()
-        self.manifest.close()
+            with contextlib.suppress(Exception):
+                self.anchor()
+        except Exception:
+            if self.exit_code in (0, 3):  # else what ended the command is told
+                raise
+        finally:
+            self.manifest.close()
 
     def anchor(self) -> None:
         """The end of a run that moved or decided something goes to the destination, where nobody who changes the manifest can take it back."""

@@ -85,8 +85,8 @@ class Manifest(Writer):
                 self.execute(f"UPDATE {table} SET not_before = 1 WHERE not_before > ?", farthest)
 
     def end_run(self, exit_code: int) -> None:
-        """Record how the command ended."""
-        with self.transaction():
+        """Record how the command ended. Raises DiskFull, DiskFailing."""
+        with telling_disk(self.path), self.transaction():
             self.execute("UPDATE run SET ended_at = ?, exit_code = ? WHERE id = ?", now_ms(), exit_code, self.run_id)
 
     def has_moved(self) -> bool:

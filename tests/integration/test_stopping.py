@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -54,3 +55,14 @@ def test_an_image_that_is_lost_at_the_very_end_is_no_success(tmp_path: Path) -> 
     """What came after the last sweep and did not become durable ends the run as it would have ended it before."""
     with practice(tmp_path, studies=1), VisitedLate(config.load(tmp_path / "migrate.toml"), "run") as migration, pytest.raises(DiskFailing):
         migration.run()
+
+
+@pytest.mark.parametrize(("code", "told"), [(0, True), (3, True), (21, False)])
+def test_a_run_whose_end_cannot_be_recorded_does_not_end_well(tmp_path: Path, code: int, told: bool) -> None:
+    """The manifest takes nothing any more at the last row: that is told, but for a run that ends by an error of its own."""
+    with practice(tmp_path, studies=1), pytest.raises(DiskFailing) if told else contextlib.nullcontext(), \
+            Migration(config.load(tmp_path / "migrate.toml"), "enumerate") as migration:  # fmt: skip
+        migration.exit_code = code
+        migration.manifest.connection.execute("PRAGMA query_only = ON")
+    with Migration(config.load(tmp_path / "migrate.toml"), "enumerate"):
+        pass  # nobody holds the lock
